@@ -1,0 +1,188 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import transforms as T
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vis_d2.config import add_common_config
+from vis_d2.data.augmentation import ClipAugmentation, TestFrameTransform
+from vis_d2.data.clip_mapper import ClipMapper
+from vis_d2.data.datasets.ytvis import load_ytvis_json
+from vis_d2.data.lazy_frames import LazyFrames
+from vis_d2.structures import TrackletTargets
+
+
+def make_cfg(*opts):
+    cfg = get_cfg()
+    add_common_config(cfg)
+    plain = ["INPUT.MIN_SIZE_TRAIN", (0,), "INPUT.MIN_SIZE_TEST", 0, "INPUT.RANDOM_FLIP", "none"]
+    cfg.merge_from_list([*plain, "INPUT.CLIP.SAMPLER", "AllFrames", *opts])
+    return cfg
+
+
+@pytest.fixture
+def videos(content, save, frames):
+    return load_ytvis_json(save(content), str(frames))
+
+
+def cropping(*window):
+    """A mapper whose augmentation is a fixed crop: x, y, width, height."""
+    augmentation = ClipAugmentation(
+        geometric=[T.RandomApply(_Fixed(T.CropTransform(*window)), 1.0)],
+        photometric="none",
+        strength=0.0,
+        format="BGR",
+    )
+    fixed = TestFrameTransform(min_size=0, max_size=100, format="BGR")
+    sampler = ClipMapper(make_cfg(), True).sampler
+    return ClipMapper(sampler=sampler, augmentation=augmentation, transform=fixed)
+
+
+class _Fixed(T.Augmentation):
+    def __init__(self, transform):
+        super().__init__()
+        self.transform = transform
+
+    def get_transform(self, image):
+        return self.transform
+
+
+def test_training_clip(videos):
+    before = copy.deepcopy(videos[0])
+    clip = ClipMapper(make_cfg(), True)(videos[0])
+    assert videos[0] == before  # the data set's dict is not changed
+    assert set(clip) == {"video_id", "frame_indices", "image", "instances", "height", "width"}
+    assert (clip["video_id"], clip["height"], clip["width"]) == (10, 24, 32)
+    assert clip["frame_indices"] == [0, 1, 2]
+    for t, (image, path) in enumerate(zip(clip["image"], videos[0]["file_names"])):
+        assert image.dtype == torch.uint8
+        pixels = np.asarray(Image.open(path))[..., ::-1]  # BGR
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels), t
+    for t, frame in enumerate(clip["instances"]):
+        assert frame.image_size == (24, 32)
+        assert frame.gt_ids.tolist() == [5, 6] and frame.gt_classes.tolist() == [1, 0]
+        assert frame.gt_ids.dtype == frame.gt_classes.dtype == torch.int64
+        assert frame.gt_visible.tolist() == [True, t != 1]
+        assert frame.gt_visible.dtype == torch.bool
+        assert frame.gt_boxes.tensor[0].tolist() == [2 + 4 * t, 4, 10 + 4 * t, 10]
+        assert frame.gt_masks.tensor.shape == (2, 24, 32)
+        assert frame.gt_masks.tensor[0].sum() == 48
+        assert frame.gt_masks.tensor[0, 4:10, 2 + 4 * t : 10 + 4 * t].all()
+    absent = clip["instances"][1][1]
+    assert not absent.gt_masks.tensor.any() and not absent.gt_boxes.tensor.any()
+
+
+def test_clip_feeds_the_losses_ground_truth(videos):
+    clip = ClipMapper(make_cfg(), True)(videos[0])
+    targets = TrackletTargets.from_frames(clip["instances"], (32, 32))
+    assert targets.visible.tolist() == [[True, True, True], [True, False, True]]
+
+
+RANDOM = [
+    "INPUT.MIN_SIZE_TRAIN", (16, 24, 40), "INPUT.RANDOM_FLIP", "horizontal",
+    "INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [0.5, 0.5],
+    "INPUT.CLIP.SAMPLER", "Neighbours", "INPUT.CLIP.NUM_FRAMES", 3,
+    "INPUT.CLIP.PHOTOMETRIC", "frame",
+]  # fmt: skip
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_rows_are_aligned_whatever_is_drawn(videos, seed):
+    mapper = ClipMapper(make_cfg(*RANDOM), True)
+    clip = mapper(videos[seed % 2], np.random.default_rng(seed))
+    first = clip["instances"][0]
+    seen = torch.zeros(len(first), dtype=torch.bool)
+    for image, frame in zip(clip["image"], clip["instances"]):
+        assert image.shape == clip["image"][0].shape
+        assert frame.image_size == image.shape[1:] == frame.gt_masks.tensor.shape[1:]
+        assert torch.equal(frame.gt_ids, first.gt_ids)
+        assert torch.equal(frame.gt_classes, first.gt_classes)
+        visible = frame.gt_masks.tensor.flatten(1).any(dim=1)
+        assert torch.equal(frame.gt_visible, visible)
+        assert torch.equal(frame.gt_boxes.nonempty(), visible)
+        seen |= visible
+    assert seen.all()  # nobody is carried along who is visible in no frame
+
+
+def test_same_generator_same_clip(videos):
+    mapper = ClipMapper(make_cfg(*RANDOM), True)
+    one, two, other = (mapper(videos[0], np.random.default_rng(seed)) for seed in (4, 4, 5))
+    assert one["frame_indices"] == two["frame_indices"]
+    assert all(torch.equal(a, b) for a, b in zip(one["image"], two["image"]))
+    assert any(a.shape != b.shape or (a != b).any() for a, b in zip(one["image"], other["image"]))
+
+
+def test_without_generator_detectron2s_worker_seed_decides(videos):
+    mapper = ClipMapper(make_cfg(*RANDOM), True)
+    np.random.seed(1)
+    one, two = mapper(videos[0]), mapper(videos[0])
+    np.random.seed(1)
+    again = mapper(videos[0])
+    assert all(torch.equal(a, b) for a, b in zip(one["image"], again["image"]))
+    assert any(a.shape != b.shape or (a != b).any() for a, b in zip(one["image"], two["image"]))
+
+
+def test_object_cropped_out_of_some_frames_stays_and_is_invisible_there(videos):
+    clip = cropping(0, 0, 10, 24)(videos[0])  # object 5 moves right, out of the window
+    assert [frame.gt_ids.tolist() for frame in clip["instances"]] == [[5]] * 3
+    assert [frame.gt_visible.tolist() for frame in clip["instances"]] == [[True], [True], [False]]
+    # The boxes are those of what is left of the masks.
+    assert clip["instances"][1].gt_boxes.tensor.tolist() == [[6, 4, 10, 10]]
+
+
+def test_everybody_cropped_away_is_a_clip_without_objects(videos):
+    clip = cropping(0, 18, 10, 6)(videos[0])
+    for image, frame in zip(clip["image"], clip["instances"]):
+        assert image.shape == (3, 6, 10) and len(frame) == 0
+        assert frame.gt_masks.tensor.shape == (0, 6, 10)
+        assert frame.gt_boxes.tensor.shape == (0, 4)
+        assert frame.gt_ids.dtype == frame.gt_classes.dtype == torch.int64
+        assert frame.gt_visible.dtype == torch.bool
+    assert len(TrackletTargets.from_frames(clip["instances"], (6, 10))) == 0
+
+
+def test_video_without_objects_and_video_of_one_frame(content, save, frames):
+    content["annotations"] = []
+    content["videos"][0].update(length=1, file_names=["first/0.png"])
+    video = load_ytvis_json(save(content), str(frames))[0]
+    pair = make_cfg("INPUT.CLIP.SAMPLER", "AdjacentPair")
+    clip = ClipMapper(pair, True)(video)
+    assert clip["frame_indices"] == [0, 0]
+    assert [len(frame) for frame in clip["instances"]] == [0, 0]
+
+
+def test_crowds_are_no_training_objects(content, save, frames):
+    content["annotations"][0]["iscrowd"] = 1
+    video = load_ytvis_json(save(content), str(frames))[0]
+    clip = ClipMapper(make_cfg(), True)(video)
+    assert [frame.gt_ids.tolist() for frame in clip["instances"]] == [[6]] * 3
+
+
+def test_inference_clip_is_lazy_and_without_annotations(videos, frames):
+    (frames / "first" / "2.png").unlink()
+    cfg = make_cfg("INPUT.MIN_SIZE_TEST", 12, "TEST.VIS.PREFETCH", 2)
+    clip = ClipMapper(cfg, False)(videos[0])  # nothing is decoded yet
+    assert set(clip) == {"video_id", "frame_indices", "image", "height", "width"}
+    assert isinstance(clip["image"], LazyFrames) and clip["frame_indices"] == [0, 1, 2]
+    assert (clip["height"], clip["width"]) == (24, 32)
+    assert tuple(clip["image"][1].shape) == (3, 12, 16)
+    with pytest.raises(OSError, match="video 10, frame 2"):
+        list(clip["image"])
+
+
+def test_bad_frame_in_training_names_video_frame_and_path(videos, frames):
+    mapper = ClipMapper(make_cfg(), True)
+    Image.new("RGB", (8, 8)).save(frames / "first" / "1.png")
+    with pytest.raises(ValueError, match=r"video 10, frame 1 \(.*first/1.png\): .* 8x8 .* 24x32"):
+        mapper(videos[0])
+    (frames / "first" / "1.png").unlink()
+    with pytest.raises(OSError, match=r"video 10, frame 1 \(.*first/1.png\): no such file"):
+        mapper(videos[0])

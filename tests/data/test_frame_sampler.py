@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from detectron2.config import CfgNode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vis_d2.data.frame_sampler import (
+    AdjacentPair,
+    AllFrames,
+    KeyReference,
+    Neighbours,
+    Window,
+    build_sampler,
+)
+
+lengths = st.integers(1, 40)
+counts = st.integers(1, 8)
+distances = st.integers(1, 10)
+seeds = st.integers(0, 2**32 - 1)
+fast = settings(max_examples=60, deadline=None)
+
+
+def draws(sampler, length, n=200):
+    rng = np.random.default_rng(0)
+    return [sampler(length, rng) for _ in range(n)]
+
+
+@fast
+@given(lengths, counts, distances, seeds)
+def test_window_is_a_run_with_one_step(length, count, step, seed):
+    frames = Window(num_frames=count, max_step=step)(length, np.random.default_rng(seed))
+    assert len(frames) == count and 0 <= frames[0] and frames[-1] < length
+    gaps = np.diff(frames)
+    if count <= length:
+        assert len(set(gaps.tolist())) <= 1 and all(1 <= gap <= step for gap in gaps)
+    else:  # too short: every frame once, then the last one again
+        assert frames == [*range(length), *[length - 1] * (count - length)]
+
+
+def test_window_reaches_every_start_and_every_step():
+    frames = draws(Window(num_frames=3, max_step=2), 6)
+    assert {tuple(f) for f in frames} == {
+        (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 2, 4), (1, 3, 5),
+    }  # fmt: skip
+
+
+@fast
+@given(lengths, distances, seeds)
+def test_key_reference_are_two_frames_close_to_each_other(length, distance, seed):
+    reference, key = KeyReference(max_distance=distance)(length, np.random.default_rng(seed))
+    assert 0 <= min(reference, key) and max(reference, key) < length
+    assert abs(reference - key) <= distance
+    assert (reference == key) == (length == 1)
+
+
+def test_key_is_uniform_and_reference_on_both_sides():
+    pairs = draws(KeyReference(max_distance=2), 4, 2000)
+    keys = np.bincount([key for _, key in pairs])
+    assert keys.min() > 400
+    assert {r - k for r, k in pairs} == {-2, -1, 1, 2}
+
+
+@fast
+@given(lengths, counts, distances, seeds)
+def test_neighbours_surround_one_key(length, count, distance, seed):
+    frames = Neighbours(num_frames=count, max_distance=distance)(
+        length, np.random.default_rng(seed)
+    )
+    assert len(frames) == count and frames == sorted(frames)
+    assert 0 <= frames[0] and frames[-1] < length and frames[-1] - frames[0] <= 2 * distance
+    if count - 1 <= min(distance, length - 1):  # any surroundings are large enough
+        assert len(set(frames)) == count
+
+
+@fast
+@given(lengths, distances, seeds)
+def test_adjacent_pair_is_earlier_then_later(length, gap, seed):
+    earlier, later = AdjacentPair(max_gap=gap)(length, np.random.default_rng(seed))
+    if length == 1:
+        assert (earlier, later) == (0, 0)
+    else:
+        assert 0 <= earlier < later < length and later - earlier <= gap
+
+
+def test_adjacent_pair_covers_every_pair():
+    assert {tuple(p) for p in draws(AdjacentPair(), 4)} == {(0, 1), (1, 2), (2, 3)}
+    assert {tuple(p) for p in draws(AdjacentPair(max_gap=3), 4)} == {
+        (0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 3),
+    }  # fmt: skip
+
+
+def test_all_frames():
+    assert AllFrames()(4, np.random.default_rng(0)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Window(num_frames=2),
+        KeyReference(max_distance=1),
+        Neighbours(num_frames=2, max_distance=1),
+        AdjacentPair(),
+        AllFrames(),
+    ],
+)
+def test_video_without_frames_is_an_error_and_the_generator_decides(sampler):
+    with pytest.raises(ValueError, match="0 frames"):
+        sampler(0, np.random.default_rng(0))
+    assert draws(sampler, 30, 20) == draws(sampler, 30, 20)
+    assert all(type(t) is int for t in sampler(30, np.random.default_rng(0)))
+
+
+def clip_cfg(sampler: str, num_frames: int = 2, reach: int = 3) -> CfgNode:
+    clip = CfgNode({"SAMPLER": sampler, "NUM_FRAMES": num_frames, "RANGE": reach})
+    return CfgNode({"INPUT": CfgNode({"CLIP": clip})})
+
+
+@pytest.mark.parametrize(
+    "name, kind, fields",
+    [
+        ("Window", Window, {"num_frames": 5, "max_step": 3}),
+        ("Neighbours", Neighbours, {"num_frames": 5, "max_distance": 3}),
+        ("KeyReference", KeyReference, {"max_distance": 3}),
+        ("AdjacentPair", AdjacentPair, {"max_gap": 3}),
+        ("AllFrames", AllFrames, {}),
+    ],
+)
+def test_config_chooses_the_sampler(name, kind, fields):
+    num_frames = 2 if name in ("KeyReference", "AdjacentPair") else 5
+    sampler = build_sampler(clip_cfg(name, num_frames))
+    assert type(sampler) is kind and vars(sampler) == fields
+
+
+@pytest.mark.parametrize(
+    "cfg, message",
+    [
+        (clip_cfg("Adjacent"), "SAMPLER is 'Adjacent', expected one of Window, .*AdjacentPair"),
+        (clip_cfg("AdjacentPair", 3), "NUM_FRAMES is 3, but AdjacentPair gives 2 frames"),
+        (clip_cfg("Window", 0), "NUM_FRAMES is 0, expected at least 1"),
+        (clip_cfg("Window", 2, 0), "RANGE is 0, expected at least 1"),
+    ],
+)
+def test_bad_config_names_the_key(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        build_sampler(cfg)

@@ -1,0 +1,107 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from stand_in import CLASSES, make_cfg
+
+from vis_d2.data import register_ytvis_instances
+from vis_d2.engine.setup import class_names, merge_config, prepare_config
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_file_and_command_line_are_merged_in_this_order(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path)
+    file = write(tmp_path / "a.yaml", "SOLVER:\n  BASE_LR: 0.5\n  ACCUMULATE: 3\n")
+    merge_config(cfg, file, ["SOLVER.ACCUMULATE", "4"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.ACCUMULATE) == (0.5, 4)
+
+
+@pytest.mark.parametrize(
+    "key, nearest",
+    [("SOLVER.ACUMULATE", "SOLVER.ACCUMULATE"), ("MODEL.NUM_CLASSES", "MODEL.VIS.NUM_CLASSES")],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(
+    tmp_path: Path, key: str, nearest: str
+) -> None:
+    with pytest.raises(KeyError, match=f"{key} in the command line; did you mean .*{nearest}"):
+        merge_config(make_cfg(tmp_path), "", [key, "1"])
+    parts = key.split(".")
+    text = "".join(
+        "  " * i + f"{part}:" + "\n" * (i < len(parts) - 1) for i, part in enumerate(parts)
+    )
+    file = write(tmp_path / "typo.yaml", text + " 1\n")
+    with pytest.raises(KeyError, match=f"{key} in {file}; did you mean .*{nearest}"):
+        merge_config(make_cfg(tmp_path), file)
+
+
+def test_an_unknown_section_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="TRAINER.EPOCHS|TRAINER"):
+        merge_config(make_cfg(tmp_path), "", ["TRAINER.EPOCHS", "1"])
+
+
+def test_a_missing_file_and_a_lone_key_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        merge_config(make_cfg(tmp_path), "nowhere.yaml")
+    with pytest.raises(AssertionError, match="SOLVER.ACCUMULATE"):
+        merge_config(make_cfg(tmp_path), "", ["SOLVER.ACCUMULATE"])
+
+
+def test_yaml_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    tag = "!!python/object/apply:os.mkdir"
+    file = write(tmp_path / "evil.yaml", f"OUTPUT_DIR: {tag} [{tmp_path / 'ran'}]\n")
+    with pytest.raises(Exception, match="python/object"):
+        merge_config(make_cfg(tmp_path), file)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_device_seed_and_classes_are_settled(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = make_cfg(tmp_path, "MODEL.DEVICE", "cuda", "SEED", -1)
+    with caplog.at_level("INFO", logger="vis_d2"):
+        prepare_config(cfg)
+    assert cfg.MODEL.DEVICE == "cpu" and "no GPU" in caplog.text
+    assert cfg.SEED >= 0
+    assert cfg.MODEL.VIS.NUM_CLASSES == len(CLASSES)
+    settled = cfg.dump()
+    prepare_config(cfg)
+    assert cfg.dump() == settled
+
+
+def test_a_given_number_of_classes_stays(tmp_path: Path, caplog: Any) -> None:
+    cfg = make_cfg(tmp_path, "MODEL.VIS.NUM_CLASSES", 9)
+    prepare_config(cfg)
+    assert cfg.MODEL.VIS.NUM_CLASSES == 9
+    assert "NUM_CLASSES is 9, but the data set has 2" in caplog.text
+
+
+def without_data(tmp_path: Path, *opts: Any) -> CfgNode:
+    cfg = make_cfg(tmp_path, *opts)
+    cfg.DATASETS.TRAIN = ("stand_in_elsewhere",)
+    return cfg
+
+
+def test_classes_of_missing_data_come_from_the_checkpoint(tmp_path: Path) -> None:
+    if "stand_in_elsewhere" not in MetadataCatalog.list():
+        register_ytvis_instances("stand_in_elsewhere", "nowhere.json", "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere.json"):
+        prepare_config(without_data(tmp_path))
+    path = str(tmp_path / "w.pth")
+    torch.save({"model": {}, "vis_d2": {"thing_classes": ["a", "b", "c"]}}, path)
+    cfg = without_data(tmp_path, "MODEL.WEIGHTS", path)
+    prepare_config(cfg)
+    assert cfg.MODEL.VIS.NUM_CLASSES == 3
+    assert class_names(without_data(tmp_path, "MODEL.VIS.NUM_CLASSES", 4)) == []
+
+
+def test_no_data_set_and_no_number_of_classes_is_an_error(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path)
+    cfg.DATASETS.TRAIN = ()
+    with pytest.raises(ValueError, match="NUM_CLASSES is -1 and neither"):
+        prepare_config(cfg)

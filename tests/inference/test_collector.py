@@ -1,0 +1,52 @@
+import pytest
+import torch
+from detectron2.structures import Instances
+
+from vis_d2.inference import TrackletCollector, TrackSelection
+from vis_d2.structures import rle
+
+SIZE = (4, 5)
+
+
+def frame(ids, side=2, num_classes=3) -> Instances:
+    masks = torch.zeros(len(ids), *SIZE, dtype=torch.bool)
+    masks[:, :side, :side] = True
+    probs = torch.full((len(ids), num_classes), 0.1)
+    probs[:, 1] = 0.8
+    return Instances(SIZE, track_ids=torch.tensor(ids), class_probs=probs, pred_masks=masks)
+
+
+def test_gaps_are_none_and_late_tracks_start_late():
+    collector = TrackletCollector(SIZE)
+    for t, ids in enumerate([[5], [], [5, 8]]):
+        collector.add(t, frame(ids))
+    result = collector.finish(TrackSelection(mode="unique"))
+    assert result.num_frames == 3
+    tracks = dict(zip(result.track_ids.tolist(), result.segmentations))
+    assert [m is None for m in tracks[5]] == [False, True, False]
+    assert [m is None for m in tracks[8]] == [True, True, False]
+    assert rle.decode(tracks[8][2:], SIZE).sum() == 4
+    assert result.pred_classes.tolist() == [1, 1]
+
+
+def test_an_empty_mask_is_absence():
+    collector = TrackletCollector(SIZE)
+    collector.add(0, frame([5], side=0))
+    assert len(collector.finish(TrackSelection())) == 0
+
+
+def test_nothing_found():
+    collector = TrackletCollector(SIZE)
+    collector.add(0, frame([]))
+    result = collector.finish(TrackSelection())
+    assert (len(result), result.num_frames) == (0, 1)
+
+
+def test_broken_streams_are_refused():
+    collector = TrackletCollector(SIZE)
+    with pytest.raises(ValueError, match="expected frame 0, found frame 1"):
+        collector.add(1, frame([1]))
+    with pytest.raises(ValueError, match="unique"):
+        collector.add(0, frame([1, 1]))
+    with pytest.raises(ValueError, match="frame 0: expected tracks at size"):
+        TrackletCollector((9, 9)).add(0, frame([1]))

@@ -1,0 +1,109 @@
+import json
+import logging
+import runpy
+import sys
+from pathlib import Path
+from typing import Any, Iterator, List
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+
+from vis_d2.data import register_ytvis_instances
+from vis_d2.data.datasets.toy import write_toy
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK_CONFIGS = sorted((ROOT / "configs" / "quick").glob("*.yaml"))
+SETS = {"train": 3, "val": 1}
+
+
+@pytest.fixture(scope="module")
+def small_sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[List[str]]:
+    """A toy data set of a few videos, and the options that name it and keep everything small."""
+    root = write_toy(tmp_path_factory.mktemp("data") / "toy", SETS)
+    for split in SETS:
+        folder = str(root / split / "JPEGImages")
+        register_ytvis_instances(f"small_{split}", str(root / f"{split}.json"), folder)
+    sizes = "INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TRAIN_SAMPLING choice INPUT.MIN_SIZE_TEST 64"
+    solver = "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4 SOLVER.CHECKPOINT_PERIOD 2 SEED 5"
+    sets = "DATASETS.TRAIN ('small_train',) DATASETS.TEST ('small_val',) DATALOADER.NUM_WORKERS 0"
+    yield f"{sizes} {solver} {sets} TEST.VIS.PREFETCH 0".split()
+    for split in SETS:
+        DatasetCatalog.remove(f"small_{split}")
+        MetadataCatalog.remove(f"small_{split}")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A job opens log files; close them, and leave the loggers as other tests expect them."""
+    loggers = [logging.getLogger(name) for name in ("vis_d2", "detectron2", "fvcore")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before):
+        logger.handlers[:] = handlers
+        logger.propagate = True
+
+
+@pytest.fixture(params=QUICK_CONFIGS, ids=lambda path: path.stem)
+def config(request: Any) -> str:
+    return str(request.param)
+
+
+def train_net(*argv: str) -> Any:
+    """Run the script's ``main`` on a command line, in this process."""
+    module = runpy.run_path(str(ROOT / "train_net.py"))
+    return module["main"](default_argument_parser().parse_args(list(argv)))
+
+
+def test_train_stop_resume_evaluate(
+    config: str, small_sets: List[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+
+    argv = ["train_net.py", "--config-file", config, *small_sets, "OUTPUT_DIR", str(whole)]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
+    for name in ("model_final.pth", "manifest.json", "training_curve.png", "config.yaml"):
+        assert (whole / name).is_file(), name
+    results = whole / "inference" / "small_val" / "results.json"
+    assert isinstance(json.loads(results.read_text()), list)
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert all(len(checksum) == 64 for checksum in manifest["data_sha256"].values())
+
+    common = ["--config-file", config]
+    half = ["OUTPUT_DIR", str(halves), "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"]
+    schedule = ["SOLVER.STEPS", "(3,)", "SOLVER.WARMUP_ITERS", "0"]
+    train_net(*common, *small_sets, *schedule, *half)
+    (halves / "model_final.pth").unlink()
+    (halves / "last_checkpoint").write_text("model_0000001.pth")
+    train_net(*common, "--resume", *small_sets, *schedule, "OUTPUT_DIR", str(halves))
+    train_net(*common, *small_sets, *schedule, "OUTPUT_DIR", str(whole))
+    one, two = (torch.load(f / "model_final.pth", weights_only=True) for f in (whole, halves))
+    for key, value in one["model"].items():
+        assert torch.equal(value, two["model"][key]), key
+
+    weights = ["MODEL.WEIGHTS", str(whole / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "e")]
+    answer = train_net(*common, "--eval-only", *small_sets, *weights)
+    again = train_net(*common, "--eval-only", "--resume", *small_sets, "OUTPUT_DIR", str(whole))
+    assert "AP" in answer["segm"] and str(answer) == str(again)
+
+
+def test_evaluation_needs_weights(config: str, small_sets: List[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--eval-only needs MODEL.WEIGHTS, or --resume"):
+        train_net("--config-file", config, "--eval-only", *small_sets, "OUTPUT_DIR", str(tmp_path))
+
+
+def test_a_misspelt_key_is_named(config: str) -> None:
+    with pytest.raises(KeyError, match="SOLVER.BASE_RL.*did you mean SOLVER.BASE_LR"):
+        train_net("--config-file", config, "SOLVER.BASE_RL", "1")
+
+
+def test_weights_of_another_model_are_refused(
+    config: str, small_sets: List[str], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "other.pth")
+    torch.save({"model": {f"encoder.{i}": torch.zeros(3) for i in range(9)}}, path)
+    opts = [*small_sets, "MODEL.WEIGHTS", path, "OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(ValueError, match="checkpoint of another model: matched 0"):
+        train_net("--config-file", config, *opts)

@@ -1,0 +1,133 @@
+"""From a video dict to what a model's ``forward`` receives."""
+
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import BitMasks, Boxes, Instances
+from torch import Tensor
+
+from vis_d2.structures import rle
+
+from .augmentation import ClipAugmentation, ClipTransform, TestFrameTransform
+from .frame_sampler import FrameSampler, build_sampler
+from .lazy_frames import LazyFrames, read_frame
+
+__all__ = ["ClipMapper"]
+
+
+class ClipMapper:
+    """Maps a video dict to a clip dict.
+
+    For training: frames are chosen and read, transformed alike, and annotated with ``Instances``
+    in which row i is the same object in every frame. Objects visible in no frame of the clip (not
+    chosen, or cropped away) are dropped, and so are crowds; a clip without objects is legal. Boxes
+    are those of the transformed masks. For inference: all frames, decoded when they are used.
+
+    Args:
+        sampler: chooses the frames of a training clip. None for inference.
+        augmentation: changes training clips. None for inference.
+        transform: the frame transform of inference.
+        prefetch: frames decoded ahead during inference; 0 = no thread.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        sampler: Optional[FrameSampler],
+        augmentation: Optional[ClipAugmentation],
+        transform: TestFrameTransform,
+        prefetch: int = 0,
+    ) -> None:
+        self.sampler = sampler
+        self.augmentation = augmentation
+        self.transform = transform
+        self.prefetch = prefetch
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> Dict[str, Any]:
+        return {
+            "sampler": build_sampler(cfg) if is_train else None,
+            "augmentation": ClipAugmentation(cfg) if is_train else None,
+            "transform": TestFrameTransform(cfg),
+            "prefetch": cfg.TEST.VIS.PREFETCH,
+        }
+
+    def __call__(
+        self, video: Mapping[str, Any], rng: Optional[np.random.Generator] = None
+    ) -> Dict[str, Any]:
+        """Makes a clip of a video.
+
+        Args:
+            video: a video dict; it is not changed.
+            rng: source of all randomness: the same generator state gives the same clip. None:
+                a generator seeded from numpy's global state, which detectron2 seeds per worker.
+
+        Returns:
+            ``video_id``; ``frame_indices``, T positions in the video; ``image``, T tensors uint8
+            (3, h, w); ``height`` and ``width`` on disk; for training ``instances``, T Instances
+            with ``gt_classes`` and ``gt_ids`` (N,) int64, ``gt_visible`` (N,) bool, ``gt_boxes``
+            (N) XYXY in pixels of the transformed frame with exclusive lower right corners, and
+            ``gt_masks`` BitMasks (N, h, w); zeros where not visible.
+
+        Raises:
+            OSError, ValueError: a frame cannot be used; names video, frame and path.
+        """
+        clip = {key: video[key] for key in ("video_id", "height", "width")}
+        if self.sampler is None:
+            frames = LazyFrames(video, self.transform, self.prefetch)
+            return {**clip, "frame_indices": list(range(len(frames))), "image": frames}
+        if rng is None:
+            rng = np.random.default_rng(np.random.randint(2**31, size=4))
+        indices = self.sampler(video["length"], rng)
+        frames = [read_frame(video, t) for t in indices]
+        transform = self.augmentation.draw(frames[0], len(frames), rng)
+        images = [transform.image(frame, i) for i, frame in enumerate(frames)]
+        annotations = [video["annotations"][t] for t in indices]
+        size = (video["height"], video["width"])
+        instances = _annotate(annotations, size, transform, images[0].shape[-2:])
+        return {**clip, "frame_indices": indices, "image": images, "instances": instances}
+
+
+def _annotate(
+    annotations: Sequence[Sequence[Mapping[str, Any]]],
+    size: Sequence[int],
+    transform: ClipTransform,
+    new_size: Sequence[int],
+) -> List[Instances]:
+    """Turns the annotations of T frames into T Instances with aligned rows.
+
+    Args:
+        annotations: per frame, those of a video dict.
+        size: (H, W) on disk.
+        transform: what was done to the frames.
+        new_size: (h, w) of the transformed frames.
+    """
+    things = [[a for a in frame if not a["iscrowd"]] for frame in annotations]
+    classes = {a["id"]: a["category_id"] for frame in things for a in frame}
+    rows = {track_id: row for row, track_id in enumerate(sorted(classes))}
+    masks = torch.zeros((len(things), len(rows), *new_size), dtype=torch.bool)  # (T, N, h, w)
+    for t, frame in enumerate(things):
+        if frame:
+            decoded = rle.decode([a["segmentation"] for a in frame], tuple(size))
+            masks[t, [rows[a["id"]] for a in frame]] = transform.masks(decoded)
+    visible = masks.flatten(2).any(dim=2)  # (T, N, h, w) -> (T, N, h * w) -> (T, N)
+    keep = visible.any(dim=0)
+    ids = torch.tensor(sorted(classes), dtype=torch.int64)[keep]
+    labels = torch.tensor([classes[i] for i in ids.tolist()], dtype=torch.int64)
+    return [_instances(labels, ids, visible[t, keep], masks[t, keep]) for t in range(len(things))]
+
+
+def _instances(labels: Tensor, ids: Tensor, visible: Tensor, masks: Tensor) -> Instances:
+    bitmasks = BitMasks(masks)
+    boxes = bitmasks.get_bounding_boxes() if len(masks) else Boxes(torch.zeros((0, 4)))
+    return Instances(
+        tuple(masks.shape[1:]),
+        gt_classes=labels,
+        gt_ids=ids,
+        gt_visible=visible,
+        gt_boxes=boxes,
+        gt_masks=bitmasks,
+    )

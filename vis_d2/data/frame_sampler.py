@@ -1,0 +1,160 @@
+"""Which frames of a video make a training clip.
+
+A sampler is called with the length of the video, in frames, and a random generator; it returns
+frame indices in the order in which the model gets them. Every video of at least one frame is
+legal: where it is too short, frames repeat.
+"""
+
+from typing import List, Union
+
+import numpy as np
+from detectron2.config import CfgNode
+
+__all__ = [
+    "AdjacentPair",
+    "AllFrames",
+    "FrameSampler",
+    "KeyReference",
+    "Neighbours",
+    "Window",
+    "build_sampler",
+]
+
+
+class Window:
+    """A run of frames in temporal order, all with the same random step.
+
+    A video that is too short repeats its last frame.
+
+    Args:
+        num_frames: frames of the clip, >= 1.
+        max_step: largest distance between two consecutive frames, >= 1.
+    """
+
+    def __init__(self, *, num_frames: int, max_step: int = 1) -> None:
+        self.num_frames = num_frames
+        self.max_step = max_step
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        gaps = max(self.num_frames - 1, 1)
+        widest = max(min(self.max_step, (length - 1) // gaps), 1)
+        step = int(rng.integers(1, widest + 1))
+        span = (self.num_frames - 1) * step
+        start = int(rng.integers(max(length - span, 1)))
+        return [min(start + step * i, length - 1) for i in range(self.num_frames)]
+
+
+class KeyReference:
+    """A key frame and, before it in the list, a reference frame from its surroundings.
+
+    Args:
+        max_distance: largest distance of the reference from the key, on either side, >= 1.
+    """
+
+    num_frames = 2
+
+    def __init__(self, *, max_distance: int) -> None:
+        self.max_distance = max_distance
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        """Returns [reference, key]; they are the same frame only in a video of one frame."""
+        _check_length(length)
+        key = int(rng.integers(length))
+        return [int(rng.choice(_surroundings(key, self.max_distance, length) or [key])), key]
+
+
+class Neighbours:
+    """A key frame and distinct frames around it, in temporal order.
+
+    Where the surroundings have too few frames, some are taken more than once.
+
+    Args:
+        num_frames: frames of the clip, key included, >= 1.
+        max_distance: largest distance from the key, on either side, >= 1.
+    """
+
+    def __init__(self, *, num_frames: int, max_distance: int) -> None:
+        self.num_frames = num_frames
+        self.max_distance = max_distance
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        key = int(rng.integers(length))
+        around = _surroundings(key, self.max_distance, length)
+        count = self.num_frames - 1
+        others = rng.choice(around or [key], size=count, replace=len(around) < count)
+        return sorted([key, *others.tolist()])
+
+
+class AdjacentPair:
+    """A frame and, before it in the list, an earlier one: by default [t - 1, t].
+
+    Args:
+        max_gap: largest distance between the two, >= 1.
+    """
+
+    num_frames = 2
+
+    def __init__(self, *, max_gap: int = 1) -> None:
+        self.max_gap = max_gap
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        """Returns [earlier, later]. Frame 0 is never the later one, unless it is the only one."""
+        _check_length(length)
+        if length == 1:
+            return [0, 0]
+        later = int(rng.integers(1, length))
+        return [later - int(rng.integers(1, min(self.max_gap, later) + 1)), later]
+
+
+class AllFrames:
+    """The whole video."""
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        return list(range(length))
+
+
+FrameSampler = Union[Window, KeyReference, Neighbours, AdjacentPair, AllFrames]
+
+
+def build_sampler(cfg: CfgNode) -> FrameSampler:
+    """Builds the sampler that ``INPUT.CLIP`` describes.
+
+    Raises:
+        ValueError: no such sampler, a number below 1, or ``NUM_FRAMES`` contradicts a sampler
+            of pairs.
+    """
+    clip = cfg.INPUT.CLIP
+    samplers = {
+        "Window": lambda: Window(num_frames=clip.NUM_FRAMES, max_step=clip.RANGE),
+        "KeyReference": lambda: KeyReference(max_distance=clip.RANGE),
+        "Neighbours": lambda: Neighbours(num_frames=clip.NUM_FRAMES, max_distance=clip.RANGE),
+        "AdjacentPair": lambda: AdjacentPair(max_gap=clip.RANGE),
+        "AllFrames": AllFrames,
+    }
+    if clip.SAMPLER not in samplers:
+        raise ValueError(
+            f"INPUT.CLIP.SAMPLER is {clip.SAMPLER!r}, expected one of {', '.join(samplers)}"
+        )
+    for key in ("NUM_FRAMES", "RANGE"):
+        if clip[key] < 1:
+            raise ValueError(f"INPUT.CLIP.{key} is {clip[key]}, expected at least 1")
+    sampler = samplers[clip.SAMPLER]()
+    if getattr(sampler, "num_frames", clip.NUM_FRAMES) != clip.NUM_FRAMES:
+        raise ValueError(
+            f"INPUT.CLIP.NUM_FRAMES is {clip.NUM_FRAMES}, but {clip.SAMPLER} gives "
+            f"{sampler.num_frames} frames"
+        )
+    return sampler
+
+
+def _surroundings(key: int, distance: int, length: int) -> List[int]:
+    low, high = max(key - distance, 0), min(key + distance, length - 1)
+    return [t for t in range(low, high + 1) if t != key]
+
+
+def _check_length(length: int) -> None:
+    if length < 1:
+        raise ValueError(f"cannot take frames from a video of {length} frames")

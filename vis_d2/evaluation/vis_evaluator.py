@@ -1,0 +1,142 @@
+"""Scores a model on a data set of videos, inside detectron2's evaluation loop."""
+
+import itertools
+import logging
+import os
+from collections import OrderedDict
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from .report import in_percent, metrics_table
+from .results import (
+    RESULTS_NAME,
+    check_results,
+    read_json,
+    to_results,
+    write_results,
+    write_zip,
+)
+from .video_coco_eval import METRICS, VideoCOCOeval, missing_annotations
+
+logger = logging.getLogger(__name__)
+
+ZIP_NAME = "results.zip"
+Entries = List[Dict[str, Any]]
+
+
+class VISEvaluator(DatasetEvaluator):
+    """YouTube-VIS average precision of a model.
+
+    Takes the results of each video as run lengths, so memory does not depend on the size of the
+    frames. The ground truth is the data set's JSON file; without annotations in it, results are
+    written and no AP is given.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: Optional[str] = None,
+        distributed: bool = True,
+        *,
+        mode: str = "strict",
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set; its metadata has ``json_file`` and
+                ``thing_dataset_id_to_contiguous_id``.
+            output_dir: where ``results.json`` and ``results.zip`` are written; None writes nothing.
+            distributed: collect the results of all processes in the main one.
+            mode: of :class:`VideoCOCOeval`, "strict" or "official".
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        self._name = dataset_name
+        self._json_file = metadata.json_file
+        self._dataset_ids = {
+            contiguous: id_
+            for id_, contiguous in metadata.thing_dataset_id_to_contiguous_id.items()
+        }
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._mode = mode
+        self._results: Dict[int, Entries] = {}
+
+    def reset(self) -> None:
+        self._results = {}
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Keep the results of some videos.
+
+        Args:
+            inputs: video dicts; ``video_id`` is read.
+            outputs: for each, ``{"instances": VideoInstances}``.
+        """
+        for video, output in zip(inputs, outputs):
+            entries = to_results(video["video_id"], output["instances"], self._dataset_ids)
+            # A sampler that pads gives a video twice; the first result stands.
+            self._results.setdefault(video["video_id"], entries)
+
+    def evaluate(self) -> Dict[str, Dict[str, float]]:
+        """Write the results and score them.
+
+        Returns:
+            In the main process ``{"segm": {...}}`` in percent, nan where undefined: ``AP``,
+            ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR1``, ``AR10``, ``AR100`` and
+            ``AP-<class>``. In the others, and where there is no ground truth, an empty dict.
+
+        Raises:
+            ValueError: the results or the ground truth are malformed (strict mode). The results
+                have been written by then.
+        """
+        entries = self._gather()
+        if not comm.is_main_process():
+            return {}
+        where = self._write(entries)
+        gt = read_json(self._json_file)
+        missing = missing_annotations(gt)
+        if missing:
+            logger.warning("No AP for %s: %s: %s. %s", self._name, self._json_file, missing, where)
+            self._warn_of_faults(entries, gt)
+            return {}
+        evaluation = VideoCOCOeval(gt, entries, mode=self._mode)
+        metrics = evaluation.run()
+        logger.info("%s\n%s", self._name, metrics_table(metrics, evaluation.categories))
+        result = OrderedDict((name, in_percent(metrics[name])) for name in METRICS[:9])
+        for category, ap in metrics["per_category_AP"].items():
+            result[f"AP-{evaluation.categories[category]}"] = in_percent(ap)
+        return OrderedDict(segm=result)
+
+    def _gather(self) -> Entries:
+        """The entries of all processes ordered by video, so that their number changes nothing."""
+        parts = [self._results]
+        if self._distributed:
+            comm.synchronize()
+            parts = comm.gather(self._results, dst=0)
+        merged: Dict[int, Entries] = {}
+        for part in parts:
+            for video_id, entries in part.items():
+                merged.setdefault(video_id, entries)
+        return list(itertools.chain.from_iterable(merged[video_id] for video_id in sorted(merged)))
+
+    def _warn_of_faults(self, entries: Entries, gt: Mapping[str, Any]) -> None:
+        category_ids = [category["id"] for category in gt.get("categories") or ()]
+        faults = check_results(entries, gt.get("videos") or (), category_ids)
+        if faults:
+            logger.warning("A server would refuse %d results; first %s", len(faults), faults[0])
+
+    def _write(self, entries: Entries) -> str:
+        """Returns where the results are, as a sentence."""
+        if self._output_dir is None:
+            return "Results are kept only with an output folder."
+        os.makedirs(self._output_dir, exist_ok=True)
+        path = os.path.join(self._output_dir, RESULTS_NAME)
+        zip_path = os.path.join(self._output_dir, ZIP_NAME)
+        write_results(entries, path)
+        write_zip(path, zip_path)
+        where = f"{len(entries)} results are in {path} and, zipped for a server, {zip_path}."
+        logger.info(where)
+        return where

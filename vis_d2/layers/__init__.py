@@ -1,0 +1,1 @@
+"""Neural-network blocks that know nothing of videos, boxes or losses."""

@@ -1,0 +1,7 @@
+"""The systems. Importing this package registers each as a detectron2 meta-architecture."""
+
+from . import sg_net  # noqa: F401  (registers)
+from .base import VideoMetaArch
+from .config import add_vis_config
+
+__all__ = ["VideoMetaArch", "add_vis_config"]

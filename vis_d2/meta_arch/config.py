@@ -1,0 +1,20 @@
+"""All configuration keys of the package."""
+
+from detectron2.config import CfgNode
+
+from vis_d2.config import add_common_config
+
+from .sg_net.config import add_sg_net_config
+
+__all__ = ["add_vis_config"]
+
+
+def add_vis_config(cfg: CfgNode) -> None:
+    """Add the common keys and those of every system to ``cfg``, in place.
+
+    Args:
+        cfg: a config made by ``detectron2.config.get_cfg()``. Nothing of detectron2's global
+            defaults changes.
+    """
+    add_common_config(cfg)
+    add_sg_net_config(cfg)

@@ -1,0 +1,211 @@
+"""Run-length masks: the one form in which masks leave a model, sit in a file and are compared.
+
+An RLE is ``{"size": [H, W], "counts": str}``, the compressed COCO form with ``counts`` as text, so
+that it can be written to JSON as it is. An object that is absent from a frame is None.
+"""
+
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from .rle_counts import RLE, are_valid, areas
+from .tube_iou import tube_iou
+
+if TYPE_CHECKING:  # torch takes seconds to import, and scoring files does not need it
+    from torch import Tensor
+
+__all__ = [
+    "RLE",
+    "SegmentationError",
+    "area",
+    "areas",
+    "boxes",
+    "decode",
+    "encode",
+    "from_segmentation",
+    "from_segmentations",
+    "shorten",
+    "tube_iou",
+]
+
+
+def encode(masks: "Tensor") -> List[Optional[RLE]]:
+    """Encode masks.
+
+    Args:
+        masks: (n, H, W) bool.
+
+    Returns:
+        n RLEs, None for a mask without a pixel.
+    """
+    if masks.dim() != 3:
+        raise ValueError(f"masks must be (n, H, W), got {tuple(masks.shape)}")
+    # COCO runs go down the columns: (n, W, H) in memory is what its encoder calls (H, W, n).
+    columns = masks.detach().bool().cpu().transpose(1, 2).contiguous().numpy().view(np.uint8)
+    keep = columns.any(axis=(1, 2))
+    encoded = iter(coco_mask.encode(columns[keep].transpose(2, 1, 0)) if keep.any() else ())
+    return [_as_text(next(encoded)) if present else None for present in keep]
+
+
+def decode(rles: Sequence[Optional[RLE]], size: Tuple[int, int]) -> "Tensor":
+    """Decode masks.
+
+    Args:
+        rles: n RLEs; None is an empty mask.
+        size: (H, W) that every RLE must have.
+
+    Returns:
+        (n, H, W) bool.
+
+    Raises:
+        ValueError: an RLE has another size.
+    """
+    import torch
+
+    masks = torch.zeros((len(rles), size[0], size[1]), dtype=torch.bool)
+    present = [i for i, rle in enumerate(rles) if rle is not None]
+    for i in present:
+        if tuple(rles[i]["size"]) != tuple(size):
+            raise ValueError(f"mask {i} has size {rles[i]['size']}, expected {list(size)}")
+    if present:
+        dense = coco_mask.decode([rles[i] for i in present]).transpose(2, 0, 1)  # (n, H, W)
+        masks[present] = torch.from_numpy(dense).bool()
+    return masks
+
+
+def from_segmentation(segmentation: Any, size: Tuple[int, int]) -> RLE:
+    """The RLE of a mask as annotation files write it.
+
+    Args:
+        segmentation: polygons (list of [x0, y0, x1, y1, ...] in pixels), an RLE with a list of run
+            lengths, or a compressed RLE (``str`` or ``bytes``).
+        size: (H, W) of the frame.
+
+    Raises:
+        ValueError: none of these, of another size, or not well-formed.
+    """
+    rle = from_segmentations([segmentation], size)[0]
+    if rle is None:
+        raise ValueError(f"expected polygons or an RLE, got {segmentation!r}")
+    return rle
+
+
+def from_segmentations(
+    segmentations: Sequence[Any], size: Tuple[int, int], *, any_size: bool = False
+) -> List[Optional[RLE]]:
+    """The same for many masks, about ten times faster than one by one.
+
+    Args:
+        segmentations: n masks as in :func:`from_segmentation`; None and an empty list stand for
+            an absent object and give None.
+        size: (H, W) of the frame.
+        any_size: accept RLEs of other sizes and leave them at their own.
+
+    Raises:
+        SegmentationError: a ValueError whose ``index`` tells which one is malformed.
+    """
+    rles: List[Optional[RLE]] = []
+    for i, segmentation in enumerate(segmentations):
+        try:
+            rles.append(_to_compressed(segmentation, size, any_size))
+        except ValueError as error:
+            raise SegmentationError(i, str(error)) from None
+    # Polygons and lists of runs were checked before they were compressed here.
+    given = [i for i, value in enumerate(segmentations) if isinstance(value, dict)]
+    given = [i for i in given if isinstance(segmentations[i]["counts"], (str, bytes))]
+    for i, valid in zip(given, are_valid([rles[i] for i in given])):
+        if not valid:
+            height, width = rles[i]["size"]
+            counts = shorten(rles[i]["counts"])
+            raise SegmentationError(i, f"run lengths do not fill {height} x {width}: {counts}")
+    return rles
+
+
+class SegmentationError(ValueError):
+    """A mask that cannot be read; ``index`` is its place in the list that was given."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def area(rles: Sequence[Optional[RLE]]) -> "Tensor":
+    """Pixels of each mask, (n,) float64; 0 for None."""
+    import torch
+
+    return torch.from_numpy(areas(rles).astype(np.float64))
+
+
+def boxes(rles: Sequence[Optional[RLE]]) -> "Tensor":
+    """Tight boxes of masks, (n, 4) XYXY float32 in pixels; zeros for None and for empty masks."""
+    import torch
+
+    result = torch.zeros((len(rles), 4), dtype=torch.float32)
+    present = [i for i, rle in enumerate(rles) if rle is not None]
+    if present:
+        xyxy = coco_mask.toBbox([rles[i] for i in present])
+        xyxy[:, 2:] += xyxy[:, :2]
+        result[present] = torch.from_numpy(xyxy).float()
+    return result
+
+
+def _to_compressed(segmentation: Any, size: Tuple[int, int], any_size: bool) -> Optional[RLE]:
+    if segmentation is None:
+        return None
+    if isinstance(segmentation, (list, tuple)):
+        return _from_polygons(segmentation, *map(int, size)) if segmentation else None
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+        raise ValueError(f"expected polygons or an RLE, got {shorten(segmentation)}")
+    found, counts = segmentation["size"], segmentation["counts"]
+    if not _is_size(found) or not (any_size or tuple(found) == tuple(size)):
+        raise ValueError(f"mask has size {shorten(found)}, expected {list(map(int, size))}")
+    if isinstance(counts, (list, tuple)):
+        return _from_runs(counts, *found)
+    if not isinstance(counts, (str, bytes)):
+        raise ValueError(f"counts must be a string or a list, got {shorten(counts)}")
+    # Most files are in our form already: sharing the entry saves a copy of each mask's dict.
+    ours = len(segmentation) == 2 and isinstance(counts, str) and isinstance(found, list)
+    return segmentation if ours else _as_text(segmentation)
+
+
+def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> RLE:
+    # Far outside, the C rasteriser asks for memory in proportion to the coordinates.
+    limit = 10 * max(height, width)
+    for polygon in polygons:
+        try:
+            points = np.asarray(polygon, dtype=np.float64)
+        except (TypeError, ValueError):
+            points = np.zeros(0)
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2:
+            raise ValueError(f"expected a polygon of 3 or more x, y pairs, got {shorten(polygon)}")
+        if not (np.abs(points) <= limit).all():
+            raise ValueError(f"polygon leaves the {height} x {width} frame: {shorten(polygon)}")
+    parts = coco_mask.frPyObjects([list(map(float, p)) for p in polygons], height, width)
+    return _as_text(coco_mask.merge(parts))
+
+
+def _from_runs(runs: Sequence[Any], height: int, width: int) -> RLE:
+    sound = all(isinstance(n, int) and n >= 0 for n in runs)
+    if not sound or sum(runs) != height * width:
+        raise ValueError(f"run lengths do not fill {height} x {width}: {shorten(runs)}")
+    rle = {"size": [height, width], "counts": list(runs)}
+    return _as_text(coco_mask.frPyObjects(rle, height, width))
+
+
+def _is_size(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    whole = is_pair and all(isinstance(n, (int, np.integer)) and n > 0 for n in value)
+    return whole and value[0] * value[1] < 2**31  # the C code counts pixels in 32 bits
+
+
+def _as_text(rle: RLE) -> RLE:
+    counts = rle["counts"]
+    text = counts.decode("latin1") if isinstance(counts, bytes) else counts
+    return {"size": [int(n) for n in rle["size"]], "counts": text}
+
+
+def shorten(value: Any, length: int = 80) -> str:
+    """``repr`` for an error message, cut to ``length`` characters."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."

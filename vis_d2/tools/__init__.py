@@ -1,0 +1,1 @@
+"""The commands of ``vis-d2``: one file each, with a ``main(argv)``."""

@@ -1,0 +1,144 @@
+"""Timing a model from outside: nothing in the package knows that it is being watched."""
+
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+
+import numpy as np
+import torch
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from vis_d2.inference import StreamingModel, TrackletCollector, stream
+
+STAGES = ("load", "preprocess", "model", "postprocess", "encode", "total")
+
+
+class Stopwatch:
+    """Sums up the time of each stage, and keeps one row of sums per step of the model.
+
+    A row is what one step and the frames it took in cost, in ms per frame; "total" is the wall
+    clock, so it also holds what lies between the stages.
+
+    Args:
+        device: work queued there is waited for at the beginning and the end of a stage.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.rows: List[Dict[str, float]] = []
+        self._device = device
+        self._sums: Dict[str, float] = defaultdict(float)
+        self._frames = 0
+        self._started = self._now()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that the ``with`` block takes to a stage."""
+        begin = self._now()
+        yield
+        self._sums[name] += self._now() - begin
+
+    def frame(self) -> None:
+        """Count a frame that has been taken in."""
+        self._frames += 1
+
+    def lap(self) -> None:
+        """End a row, if a frame has been taken in since the last one."""
+        if self._frames == 0:
+            return
+        self._sums["total"] = self._now() - self._started
+        self.rows.append({name: 1e3 * self._sums[name] / self._frames for name in STAGES})
+        self._sums.clear()
+        self._frames = 0
+        self._started = self._now()
+
+    def percentile(self, percent: float) -> Dict[str, float]:
+        """A percentile over the rows of each stage, ms per frame."""
+        table = [[row[name] for name in STAGES] for row in self.rows]
+        return dict(zip(STAGES, np.percentile(table, percent, axis=0).tolist()))
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+class TimedModel:
+    """A model whose parts report to a stopwatch; what it does is what the model does."""
+
+    def __init__(self, model: StreamingModel, watch: Stopwatch) -> None:
+        self._model = model
+        self._watch = watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def preprocess(self, frames: List[Tensor]) -> ImageList:
+        with self._watch.stage("preprocess"):
+            return self._model.preprocess(frames)
+
+    def step(self, images: ImageList, state: Any) -> Tuple[Iterable[Instances], Any]:
+        with self._watch.stage("model"):
+            tracks, state = self._model.step(images, state)
+        return self._finish(tracks), state
+
+    def flush(self, state: Any) -> Iterable[Instances]:
+        with self._watch.stage("model"):
+            tracks = self._model.flush(state)
+        return self._finish(tracks)
+
+    def _finish(self, tracks: Iterable[Instances]) -> Iterator[Instances]:
+        """Masks are finished lazily, while the tracks are drawn from the iterator."""
+        iterator = iter(tracks)
+        while True:
+            with self._watch.stage("postprocess"):
+                one = next(iterator, None)
+            if one is None:
+                return
+            yield one
+
+
+@torch.no_grad()
+def time_video(
+    model: StreamingModel,
+    transform: Callable[[np.ndarray], Tensor],
+    frames: Iterable[np.ndarray],
+    size: Tuple[int, int],
+) -> Tuple[Stopwatch, TrackletCollector]:
+    """Run a model over a video, one stage after the other, without a thread that decodes ahead.
+
+    Args:
+        model: in evaluation mode.
+        transform: the frame transform of inference.
+        frames: (H, W, 3) uint8 BGR; taking one from here is the stage "load".
+        size: (H, W).
+    """
+    watch = Stopwatch(model.device)
+
+    def load() -> Iterator[Tensor]:
+        iterator = iter(frames)
+        taken = 0
+        while True:
+            if (
+                model.window
+                and taken >= model.window
+                and (taken - model.window) % model.stride == 0
+            ):
+                watch.lap()  # the frames so far have made a step
+            with watch.stage("load"):
+                frame = next(iterator, None)
+            if frame is None:
+                return
+            with watch.stage("preprocess"):
+                image = transform(frame)
+            watch.frame()
+            taken += 1
+            yield image
+
+    collector = TrackletCollector(size)
+    for t, tracks in stream(TimedModel(model, watch), load(), size):
+        with watch.stage("encode"):
+            collector.add(t, tracks)
+    watch.lap()
+    return watch, collector

@@ -1,0 +1,1 @@
+"""Files, devices and colours; nothing of the package's own but ``compat``."""
