@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,\
             $(if $(shell $(p) -c 'import venv' 2>/dev/null && echo yes),$(p))))
 VENV ?= .venv
-PYTEST_ARGS ?= -n 2 -q --durations=10
+PYTEST_ARGS ?= -n 2 --dist loadfile -q --durations=10
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -22,7 +22,7 @@ $(READY): setup.py pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/vis-d2 quickstart --output output/demo
+	$(BIN)/vis-d2 quickstart --config-file configs/quick/sg_net.yaml --output output/demo
 
 # One thread each: the two test processes would otherwise fight for the same cores.
 test: $(READY)

@@ -1,7 +1,7 @@
-"""The changes that detectron2 v0.5 needs on a current stack, each with a name, a reason and a count.
+"""The changes that detectron2 v0.5 needs on a current stack: a name, a reason and a count for each.
 
-An edit that does not match exactly as often as stated stops the build: the sources are not the ones
-the edit was written for.
+An edit that does not match exactly as often as stated stops the build, because the sources are not
+those that it was written for.
 """
 
 import re

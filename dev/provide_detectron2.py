@@ -1,11 +1,11 @@
-"""Provides detectron2 where there is none: a pure-Python wheel made from PyPI's source distribution.
+"""Provides detectron2 where there is none: a pure-Python wheel from PyPI's source distribution.
 
     python dev/provide_detectron2.py                 install it, unless detectron2 is importable
     python dev/provide_detectron2.py --wheel DIR     build the wheel into DIR, install nothing
 
-The Python running this must have torch, torchvision, setuptools and wheel: pip prepares the metadata
-of a source distribution by running its setup.py, which imports torch. The download is checked
-against the hash in ``pinned.txt``; the changes of the sources are listed in ``edits.py``.
+The Python that runs this must have torch, torchvision, setuptools and wheel: pip prepares the
+metadata of a source distribution by running its setup.py, which imports torch. The download is
+checked against the hash in ``pinned.txt``; ``edits.py`` lists the changes of the sources.
 """
 
 import argparse

@@ -49,7 +49,7 @@ Tag: py3-none-any
 def write_wheel(root: Path, folder: Path) -> Path:
     """Packs the package below ``root`` as a ``py3-none-any`` wheel.
 
-    Files are sorted and carry the zip format's earliest date, so the same tree gives the same bytes.
+    Files are sorted and carry the zip format's earliest date: the same tree gives the same bytes.
 
     Args:
         root: folder that holds the package folder and ``LICENSE``.

@@ -103,7 +103,7 @@ def test_a_backbone_alone_is_no_other_model() -> None:
 def test_pickles_need_permission(tmp_path: Path) -> None:
     path = str(tmp_path / "weights.pkl")
     with open(path, "wb") as f:
-        pickle.dump({"model": {"w": np.ones(2, dtype=np.float32)}}, f)
+        pickle.dump({"w": np.ones(2, dtype=np.float32)}, f)
     with pytest.raises(ValueError, match="weights.pkl is a pickle.*allow_pickle=True"):
         read_state(path)
     assert torch.equal(read_state(path, allow_pickle=True)["w"], torch.ones(2))

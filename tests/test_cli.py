@@ -34,7 +34,8 @@ def test_help_lists_every_tool_with_its_first_line(capsys):
 def test_help_imports_neither_torch_nor_detectron2():
     """Which is what makes it answer at once."""
     code = (
-        "import sys; from vis_d2.cli import main; assert not main(['--help'])\n"
+        "import sys; sys.argv[0] = 'vis-d2'\n"
+        "from vis_d2.cli import main; assert not main(['--help'])\n"
         "assert not {'torch', 'detectron2', 'numpy'} & set(sys.modules)"
     )
     run = subprocess.run(

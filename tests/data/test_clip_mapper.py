@@ -166,6 +166,14 @@ def test_crowds_are_no_training_objects(content, save, frames):
     assert [frame.gt_ids.tolist() for frame in clip["instances"]] == [[6]] * 3
 
 
+def test_masks_may_be_as_another_loader_left_them(videos):
+    expected = ClipMapper(make_cfg(), True)(videos[0])["instances"]
+    polygon = [[2, 4, 10, 4, 10, 10, 2, 10]]
+    videos[0]["annotations"][0][0]["segmentation"] = polygon
+    found = ClipMapper(make_cfg(), True)(videos[0])["instances"]
+    assert torch.equal(found[0].gt_masks.tensor, expected[0].gt_masks.tensor)
+
+
 def test_inference_clip_is_lazy_and_without_annotations(videos, frames):
     (frames / "first" / "2.png").unlink()
     cfg = make_cfg("INPUT.MIN_SIZE_TEST", 12, "TEST.VIS.PREFETCH", 2)

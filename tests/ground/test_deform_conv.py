@@ -7,7 +7,6 @@ import torch
 from detectron2 import _C
 from detectron2.layers import DeformConv, ModulatedDeformConv
 from torch import Tensor
-from torch.nn.utils import stateless
 from torchvision.ops import deform_conv2d
 
 pytestmark = pytest.mark.skipif(
@@ -65,7 +64,7 @@ def test_gradients(kind: type, bias: bool, geometry: Tuple[int, ...]) -> None:
 
     def run(*values: Tensor) -> Tensor:
         given = dict(zip(parameters, values))
-        return stateless.functional_call(module, given, values[len(parameters) :])
+        return torch.func.functional_call(module, given, values[len(parameters) :])
 
     leaves = [value.detach().requires_grad_() for value in (*parameters.values(), *tensors)]
     # Fast mode compares random projections of the Jacobian instead of all of its entries.

@@ -7,8 +7,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import provide_detectron2
 import pytest
+
+import provide_detectron2
 from edits import EDITS, Edit, EditError, apply_edits
 from wheel_file import DIST_INFO, write_wheel
 

@@ -3,12 +3,21 @@
 from pathlib import Path
 from typing import List
 
+import pytest
 import torch
+from detectron2 import _C
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, SimpleTrainer, hooks
 from torch import nn
 
 from vis_d2 import compat
+
+STOCK = pytest.param(
+    hooks.LRScheduler,
+    marks=pytest.mark.skipif(
+        not hasattr(_C, "DEFORM_CONV_ON_CPU"), reason="the hook of v0.6 knows old schedulers only"
+    ),
+)
 
 
 class Regression(nn.Module):
@@ -32,8 +41,9 @@ class RecordRate(HookBase):
         self.rates.append(self.trainer.optimizer.param_groups[0]["lr"])
 
 
-def train(folder: Path, start: int, stop: int) -> List[float]:
+def train(hook: type, folder: Path, start: int, stop: int) -> List[float]:
     """Trains iterations [start, stop); from the last checkpoint in ``folder`` unless start is 0."""
+    folder.mkdir(exist_ok=True)
     model = Regression()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
     trainer = SimpleTrainer(model, [torch.ones(2)] * 10, optimizer)
@@ -43,7 +53,7 @@ def train(folder: Path, start: int, stop: int) -> List[float]:
     trainer.register_hooks(
         [
             RecordRate(rates),
-            compat.LRScheduler(optimizer, scheduler),
+            hook(optimizer, scheduler),
             hooks.PeriodicCheckpointer(checkpointer, period=4),
         ]
     )
@@ -54,9 +64,11 @@ def train(folder: Path, start: int, stop: int) -> List[float]:
     return rates
 
 
-def test_scheduler_state_survives_a_resume(tmp_path: Path) -> None:
-    unbroken = train(tmp_path / "unbroken", 0, 8)
-    first, second = train(tmp_path / "broken", 0, 4), train(tmp_path / "broken", 4, 8)
+@pytest.mark.parametrize("hook", [STOCK, compat.LRScheduler])
+def test_scheduler_state_survives_a_resume(hook: type, tmp_path: Path) -> None:
+    unbroken = train(hook, tmp_path / "unbroken", 0, 8)
+    first = train(hook, tmp_path / "broken", 0, 4)
+    second = train(hook, tmp_path / "broken", 4, 8)
     assert unbroken[3] < unbroken[2] and unbroken[6] < unbroken[5]
     # A scheduler without its state would count its three steps from the resume on.
     assert first + second == unbroken

@@ -42,9 +42,7 @@ def numbered(length: int):
 
 
 ALL = [
-    (window, stride)
-    for window in range(8)
-    for stride in (range(1, window + 1) if window else [1])
+    (window, stride) for window in range(8) for stride in (range(1, window + 1) if window else [1])
 ]
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, moving_squares, quick_cfg
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
+from systems import ROOT, moving_squares, quick_cfg
 from vis_d2 import add_vis_config
 from vis_d2.inference import stream
 from vis_d2.meta_arch.sg_net import SGNet

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import annotate
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from systems import annotate
 from vis_d2.meta_arch.sg_net.granularity import GranularityBlender
 from vis_d2.meta_arch.sg_net.head import BranchOutputs
 from vis_d2.meta_arch.sg_net.losses import (

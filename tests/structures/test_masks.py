@@ -6,7 +6,7 @@ from vis_d2.structures import finish_masks
 def test_padding_is_cut_off_before_the_last_resize():
     values = torch.zeros(1, 4, 4)
     values[0, :, 3] = 1.0  # the last column of the padded input: x in [6, 8)
-    sizes = dict(padded_size=(8, 8), threshold=0.5)
+    sizes = {"padded_size": (8, 8), "threshold": 0.5}
     with_padding = finish_masks(values, image_size=(8, 8), output_size=(8, 8), **sizes)
     without = finish_masks(values, image_size=(8, 6), output_size=(8, 6), **sizes)
     assert with_padding[0].any() and not without[0].any()
@@ -33,6 +33,6 @@ def test_a_rectangle_keeps_its_place():
 
 
 def test_threshold_is_exclusive_and_empty_is_a_case():
-    sizes = dict(padded_size=(2, 2), image_size=(2, 2), output_size=(2, 2))
+    sizes = {"padded_size": (2, 2), "image_size": (2, 2), "output_size": (2, 2)}
     assert not finish_masks(torch.full((1, 2, 2), 0.5), threshold=0.5, **sizes).any()
     assert finish_masks(torch.zeros(0, 2, 2), threshold=0.5, **sizes).shape == (0, 2, 2)

@@ -66,7 +66,9 @@ def test_an_empty_result_has_frames():
 
 def test_errors_show_expected_and_actual(two_tracks):
     ids = torch.tensor([1])
-    with pytest.raises(ValueError, match=r"scores: expected a tensor of shape \(1,\), found \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"scores: expected a tensor of shape \(1,\), found \(2,\)"
+    ):
         VideoInstances(SIZE, 1, torch.zeros(2), ids, ids, [[None]])
     with pytest.raises(ValueError, match=r"segmentations\[0\]: expected 2 frames, found 1"):
         VideoInstances(SIZE, 2, torch.zeros(1), ids, ids, [[None]])

@@ -1,6 +1,6 @@
 """From a video dict to what a model's ``forward`` receives."""
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class ClipMapper:
 
 def _annotate(
     annotations: Sequence[Sequence[Mapping[str, Any]]],
-    size: Sequence[int],
+    size: Tuple[int, int],
     transform: ClipTransform,
     new_size: Sequence[int],
 ) -> List[Instances]:
@@ -111,7 +111,9 @@ def _annotate(
     masks = torch.zeros((len(things), len(rows), *new_size), dtype=torch.bool)  # (T, N, h, w)
     for t, frame in enumerate(things):
         if frame:
-            decoded = rle.decode([a["segmentation"] for a in frame], tuple(size))
+            # Sets registered by other packages keep masks as their files have them.
+            rles = rle.from_segmentations([a["segmentation"] for a in frame], size)
+            decoded = rle.decode(rles, size)
             masks[t, [rows[a["id"]] for a in frame]] = transform.masks(decoded)
     visible = masks.flatten(2).any(dim=2)  # (T, N, h, w) -> (T, N, h * w) -> (T, N)
     keep = visible.any(dim=0)

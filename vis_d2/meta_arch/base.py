@@ -4,7 +4,7 @@ from abc import ABCMeta, abstractmethod
 from typing import Any, Dict, Iterable, List, Tuple, Union
 
 import torch
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor, nn
 
 from vis_d2.inference import TrackletCollector, TrackScores, TrackSelection, stream
@@ -162,4 +162,3 @@ def _score_image(tracks: Instances, selection: TrackSelection) -> Instances:
     result.pred_classes = classes.to(device)
     result.track_ids = ids.to(device)
     return result
-

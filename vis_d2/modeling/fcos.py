@@ -196,13 +196,15 @@ class FCOSHead(nn.Module):
 
 
 class FCOSDetector:
-    """From outputs to detections: score, top locations per level, NMS per class.
+    """From outputs to detections: score, top locations per level, non-maximum suppression.
 
     Args:
         score_threshold: detections score above it, class probability times centerness.
         pre_nms_topk: locations kept per level, by their best class.
         nms_threshold: IoU above which the lower score of one class is suppressed.
         max_detections: kept per frame.
+        class_agnostic: suppress across classes, too, so that an object whose class is in doubt is
+            one detection and not two.
     """
 
     def __init__(
@@ -212,11 +214,13 @@ class FCOSDetector:
         pre_nms_topk: int = 200,
         nms_threshold: float = 0.5,
         max_detections: int = 10,
+        class_agnostic: bool = False,
     ) -> None:
         self.score_threshold = score_threshold
         self.pre_nms_topk = pre_nms_topk
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
+        self.class_agnostic = class_agnostic
 
     def __call__(self, outputs: FCOSOutputs, frame: int, image_size: Tuple[int, int]) -> Instances:
         """Detections of one frame, in descending score.
@@ -246,7 +250,8 @@ class FCOSDetector:
             classes[real],
             locations[real],
         )
-        keep = batched_nms(boxes.tensor, scores, classes, self.nms_threshold)
+        groups = torch.zeros_like(classes) if self.class_agnostic else classes
+        keep = batched_nms(boxes.tensor, scores, groups, self.nms_threshold)
         keep = keep[: self.max_detections]
         return Instances(
             image_size,

@@ -17,7 +17,7 @@ def finish_masks(
     output_size: Tuple[int, int],
     threshold: float,
 ) -> Tensor:
-    """Resize mask values to the network input, cut the padding off, resize to the output, threshold.
+    """Resize values to the network input, cut its padding off, resize to the output, threshold.
 
     The two resizes take explicit sizes: a scale factor rounds differently from the sizes that the
     image was resized with and shifts masks by up to a pixel.

@@ -68,7 +68,8 @@ class TrackletTargets:
         return cls(
             labels=first.gt_classes,
             ids=first.gt_ids,
-            boxes=torch.stack([f.gt_boxes.tensor for f in frames], dim=1),  # T x (N, 4) -> (N, T, 4)
+            # T x (N, 4) -> (N, T, 4)
+            boxes=torch.stack([f.gt_boxes.tensor for f in frames], dim=1),
             masks=masks,
             visible=torch.stack([f.gt_visible for f in frames], dim=1),  # T x (N,) -> (N, T)
         )

@@ -1,8 +1,7 @@
 """From the options that every tool takes to a config."""
 
 import argparse
-from types import MappingProxyType
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -23,9 +22,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_config(
-    args: argparse.Namespace, defaults: Mapping[str, Any] = MappingProxyType({})
-) -> CfgNode:
+def load_config(args: argparse.Namespace, defaults: Optional[Mapping[str, Any]] = None) -> CfgNode:
     """Build the config of a command line.
 
     Args:
@@ -36,7 +33,7 @@ def load_config(
         FileNotFoundError: no such config file.
         KeyError: no such key; names the nearest.
     """
-    opts = [str(item) for pair in defaults.items() for item in pair]
+    opts = [str(item) for pair in (defaults or {}).items() for item in pair]
     if args.weights is not None:
         opts += ["MODEL.WEIGHTS", args.weights]
     if args.device is not None:

@@ -45,7 +45,7 @@ def write_frames(folder: Path, size: Tuple[int, int], num_frames: int, num_objec
 def write_video_json(
     path: Path, size: Tuple[int, int], num_frames: int, class_names: Sequence[str]
 ) -> None:
-    """Describe the frames of :func:`write_frames` as a data set of one video without annotations."""
+    """Describe what :func:`write_frames` wrote as a data set of one video without annotations."""
     video = {
         "id": 1,
         "height": size[0],

@@ -27,9 +27,9 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.rows: List[Dict[str, float]] = []
+        self.frames = 0  # taken in since the last row
         self._device = device
         self._sums: Dict[str, float] = defaultdict(float)
-        self._frames = 0
         self._started = self._now()
 
     @contextmanager
@@ -39,18 +39,18 @@ class Stopwatch:
         yield
         self._sums[name] += self._now() - begin
 
-    def frame(self) -> None:
-        """Count a frame that has been taken in."""
-        self._frames += 1
+    @property
+    def stepped(self) -> bool:
+        """Whether the model has made a step since the last row."""
+        return "model" in self._sums
 
     def lap(self) -> None:
         """End a row, if a frame has been taken in since the last one."""
-        if self._frames == 0:
-            return
-        self._sums["total"] = self._now() - self._started
-        self.rows.append({name: 1e3 * self._sums[name] / self._frames for name in STAGES})
+        if self.frames:
+            self._sums["total"] = self._now() - self._started
+            self.rows.append({name: 1e3 * self._sums[name] / self.frames for name in STAGES})
         self._sums.clear()
-        self._frames = 0
+        self.frames = 0
         self._started = self._now()
 
     def percentile(self, percent: float) -> Dict[str, float]:
@@ -118,22 +118,16 @@ def time_video(
 
     def load() -> Iterator[Tensor]:
         iterator = iter(frames)
-        taken = 0
         while True:
-            if (
-                model.window
-                and taken >= model.window
-                and (taken - model.window) % model.stride == 0
-            ):
-                watch.lap()  # the frames so far have made a step
+            if watch.stepped:
+                watch.lap()
             with watch.stage("load"):
                 frame = next(iterator, None)
             if frame is None:
                 return
             with watch.stage("preprocess"):
                 image = transform(frame)
-            watch.frame()
-            taken += 1
+            watch.frames += 1
             yield image
 
     collector = TrackletCollector(size)

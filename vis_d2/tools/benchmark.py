@@ -60,6 +60,8 @@ def measure(
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     watch, collector = time_video(model, predictor.transform, _take(frames, num_frames), size)
+    if not watch.rows:
+        raise ValueError(f"{source.name}: no frame is left after {warmup} frames of warm-up")
     return {
         **_circumstances(predictor, size, tuple(first.shape[-2:])),
         "warmup_frames": warmup,

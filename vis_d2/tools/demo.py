@@ -41,6 +41,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     # No limit in effect on the number of tracks: the threshold decides.
     selection = {"MODE": "unique", "MAX_TRACKS": 1000, "SCORE_THRESHOLD": args.threshold}
     cfg = load_config(args, {f"TEST.VIS.{key}": value for key, value in selection.items()})
+    if args.weights is None and not cfg.MODEL.WEIGHTS:
+        raise ValueError("neither --weights nor MODEL.WEIGHTS of the config names a checkpoint")
     predictor = VideoPredictor(cfg)
     visualizer = TrackVisualizer(
         class_names(cfg),
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _until_interrupt(frames: Iterable[np.ndarray]) -> Iterator[Iterable[np.ndarray]]:
-    """Give frames that end at the first Ctrl-C, as if the video ended there; a second one aborts."""
+    """Let a video end at the first Ctrl-C; a second one interrupts as usual."""
     interrupted = threading.Event()
 
     def end_video(signum: int, frame: Any) -> None:

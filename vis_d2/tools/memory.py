@@ -4,13 +4,14 @@ import argparse
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.logger import setup_logger
 from torch import Tensor
+from tqdm import tqdm
 
 from vis_d2.data import ClipMapper, build_vis_test_loader, register_ytvis_instances
 from vis_d2.engine import VideoPredictor
@@ -66,7 +67,8 @@ def stream_curve(
 ) -> Curve:
     """Memory while ``VideoPredictor.stream`` follows synthetic frames."""
     resident, masks = [], 0
-    for _, tracks in predictor.stream(synthetic_frames(size, num_frames, num_objects)):
+    frames = synthetic_frames(size, num_frames, num_objects)
+    for _, tracks in predictor.stream(tqdm(frames, "stream", num_frames, unit="frame")):
         resident.append(resident_mb())
         masks += len(tracks)
     return Curve(resident, masks)
@@ -106,12 +108,12 @@ def table(curves: Dict[str, Curve], points: int = 10) -> str:
 class _Sampled:
     """Frames that note the resident memory whenever one is taken."""
 
-    def __init__(self, frames: Iterable[Tensor], resident: List[float]) -> None:
+    def __init__(self, frames: Sequence[Tensor], resident: List[float]) -> None:
         self._frames = frames
         self._resident = resident
 
     def __iter__(self) -> Iterator[Tensor]:
-        for frame in self._frames:
+        for frame in tqdm(self._frames, "evaluation", unit="frame"):
             self._resident.append(resident_mb())
             yield frame
 

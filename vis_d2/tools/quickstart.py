@@ -25,7 +25,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     drawn again.
     """
     parser = argparse.ArgumentParser(prog="vis-d2 quickstart", description=__doc__)
-    parser.add_argument("--config-file", default="configs/quick/sg_net.yaml", metavar="YAML")
+    parser.add_argument("--config-file", required=True, metavar="YAML", help="a quick config")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="(%(default)s)")
     parser.add_argument("--video", type=int, default=0, help="validation video to draw, from 0")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")

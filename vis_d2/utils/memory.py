@@ -4,7 +4,7 @@ import sys
 
 
 def resident_mb() -> float:
-    """Memory that is resident now, in MB (2**20 bytes); the peak so far where only that is known."""
+    """Memory that is resident now, in MB (2**20 bytes); where only the peak is known, that."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             pages = int(file.read().split()[1])

@@ -145,9 +145,8 @@ class VideoFile(VideoSource):
                     yield f"frame {index}", np.ascontiguousarray(np.rot90(image, turns))
                     index += 1
             except av.error.FFmpegError as error:
-                raise ValueError(
-                    f"{self.name}: frame {index} cannot be decoded ({error})"
-                ) from error
+                message = f"{self.name}: frame {index} cannot be decoded ({error})"
+                raise ValueError(message) from error
 
 
 class FrameFolder(VideoSource):
@@ -177,9 +176,8 @@ class FrameFolder(VideoSource):
             with Image.open(path) as image:
                 rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-            raise ValueError(
-                f"{self.name}: frame {index} cannot be read from {path} ({error})"
-            ) from error
+            message = f"{self.name}: frame {index} cannot be read from {path} ({error})"
+            raise ValueError(message) from error
         return np.ascontiguousarray(rgb[:, :, ::-1])  # RGB -> BGR
 
 
@@ -214,12 +212,8 @@ class Camera(VideoSource):
         if not self._capture.isOpened():
             raise ValueError(f"camera {index}: cannot be opened")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        super().__init__(
-            f"camera {index}",
-            fps=fps if fps and fps > 0 else DEFAULT_FPS,
-            num_frames=None,
-            rereadable=False,
-        )
+        fps = fps if fps and fps > 0 else DEFAULT_FPS  # some drivers do not know
+        super().__init__(f"camera {index}", fps=fps, num_frames=None, rereadable=False)
 
     def _decode(self) -> Generator[NamedFrame, None, None]:
         try:

@@ -156,7 +156,7 @@ def _enlarge_mask(mask: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     if mask.shape == size:
         return values
     soft = cv2.resize(values * 255, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    soft = cv2.GaussianBlur(soft, (0, 0), 0.7 * size[0] / mask.shape[0])
+    soft = cv2.GaussianBlur(soft, (0, 0), 0.5 * size[0] / mask.shape[0])
     return (soft > 127).astype(np.uint8)
 
 

@@ -38,6 +38,8 @@ def _add_detector_keys(node: CN) -> None:
     node.NMS_PRE = 200
     # Of two boxes of one class with a larger IoU the lower score goes.
     node.NMS_THRESH_TEST = 0.5
+    # Suppress across classes, too.
+    node.NMS_CLASS_AGNOSTIC = False
     # Detections per frame.
     node.MAX_DETECTIONS = 10
 

@@ -88,6 +88,7 @@ class SGNet(base.VideoMetaArch):
                 pre_nms_topk=node.NMS_PRE,
                 nms_threshold=node.NMS_THRESH_TEST,
                 max_detections=node.MAX_DETECTIONS,
+                class_agnostic=node.NMS_CLASS_AGNOSTIC,
             ),
             "association": CentreAssociation(
                 new_track_score=node.NEW_TRACK_SCORE,
