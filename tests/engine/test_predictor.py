@@ -125,6 +125,11 @@ def test_frames_are_read_when_they_are_needed(weights: str, window: int) -> None
     assert read == 8
 
 
+def test_a_model_without_weights_says_so(caplog: Any) -> None:
+    VideoPredictor(make_cfg("unused"))
+    assert "MODEL.WEIGHTS is empty" in caplog.text
+
+
 def test_no_state_leaks_from_video_to_video(weights: str) -> None:
     predict = predictor(weights)
     first = predict(make_frames())

@@ -134,6 +134,8 @@ def test_detector_suppresses_within_a_class_only():
     assert found.locations.tolist() == [0, 1]
     assert found.pred_classes.tolist() == [0, 1]
     assert found.scores[0] > found.scores[1]
+    agnostic = FCOSDetector(class_agnostic=True)(outputs, 0, (32, 48))
+    assert agnostic.locations.tolist() == [0] and agnostic.pred_classes.tolist() == [0]
 
 
 def test_detector_clips_boxes_and_drops_those_outside():

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from vis_d2.structures import rle
 
@@ -87,6 +88,20 @@ def test_several_polygons_are_one_mask() -> None:
     assert torch.equal(both, one | other) and other.any()
 
 
+def test_runs_of_length_0_are_merged_because_comparing_stops_at_them() -> None:
+    untidy = {"size": [4, 5], "counts": [2, 3, 0, 3, 4, 0, 2, 6, 0]}
+    other = {"size": [4, 5], "counts": [2, 3, 0, 3, 12]}
+    strings = [
+        {**raw, "counts": coco_mask.frPyObjects(raw, 4, 5)["counts"].decode()}
+        for raw in (untidy, other)
+    ]
+    expected = rle.decode(strings, (4, 5))
+    for raw in ([untidy, other], strings):
+        tidy = rle.from_segmentations(raw, (4, 5))
+        assert tidy == rle.encode(expected)
+        assert rle.tube_iou([[tidy[0]]], [[tidy[1]]]).tolist() == [[0.5]]
+
+
 @pytest.mark.parametrize(
     "segmentation, message",
     [
@@ -126,6 +141,11 @@ def test_other_sizes_pass_only_where_they_are_allowed() -> None:
     assert rle.from_segmentations([other], (6, 7), any_size=True) == [other]
     with pytest.raises(rle.SegmentationError, match="expected"):
         rle.from_segmentations([other], (6, 7))
+
+
+def test_polygons_need_the_size_of_the_frame() -> None:
+    with pytest.raises(ValueError, match="height and width"):
+        rle.from_segmentation(SQUARE, (0, 0))
 
 
 def test_long_values_are_cut_in_messages() -> None:

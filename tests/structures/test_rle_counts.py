@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from vis_d2.structures.rle_counts import are_valid, areas, run_lengths
+from vis_d2.structures.rle_counts import areas, check, run_lengths
 
 
 def compress(mask: np.ndarray) -> dict:
@@ -48,7 +48,18 @@ def test_run_lengths_read_bytes_and_accept_no_rle_at_all() -> None:
 def test_broken_strings_are_found_among_sound_ones(counts: str) -> None:
     sound = compress(np.eye(4, dtype=bool))
     rles = [sound, {"size": [4, 4], "counts": counts}, sound]
-    assert are_valid(rles).tolist() == [True, False, True]
+    assert check(rles)[0].tolist() == [True, False, True]
+
+
+def test_runs_of_length_0_are_found_except_at_the_start() -> None:
+    rles = []
+    for runs in ([16], [0, 16], [4, 4, 0, 8], [0, 4, 12], [4, 12, 0]):
+        rle = coco_mask.frPyObjects({"size": [4, 4], "counts": runs}, 4, 4)
+        rles.append({"size": [4, 4], "counts": rle["counts"].decode()})
+    valid, tidy = check(rles)
+    assert valid.all()
+    assert tidy.tolist() == [True, True, False, True, False]
+    assert [len(part) for part in check([])] == [0, 0]
 
 
 def test_run_lengths_of_an_unreadable_string_are_an_error() -> None:

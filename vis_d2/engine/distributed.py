@@ -11,6 +11,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vis_d2.compat import create_local_process_group
+
 __all__ = ["join_process_group", "launch_job", "wrap_model"]
 
 
@@ -55,11 +57,7 @@ def join_process_group(init_method: str = "env://") -> None:
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", init_method=init_method, rank=rank, world_size=world_size
     )
-    # detectron2 asks for the ranks of this machine; every process has to create every group.
-    for first in range(0, world_size, per_machine):
-        group = dist.new_group(list(range(first, first + per_machine)))
-        if first <= rank < first + per_machine:
-            comm._LOCAL_PROCESS_GROUP = group
+    create_local_process_group(per_machine)
     comm.synchronize()
 
 

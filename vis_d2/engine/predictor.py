@@ -1,5 +1,6 @@
 """VideoPredictor: from a video source to tracks, with a model and a frame transform."""
 
+import logging
 from typing import Dict, Iterator, Tuple
 
 import torch
@@ -16,6 +17,8 @@ from .checkpointer import build_checkpointer
 from .setup import prepare_config
 
 __all__ = ["VideoPredictor"]
+
+logger = logging.getLogger(__name__)
 
 
 class VideoPredictor:
@@ -43,6 +46,8 @@ class VideoPredictor:
         prepare_config(self.cfg)
         self.cfg.freeze()
         self.model = build_model(self.cfg).eval()
+        if not self.cfg.MODEL.WEIGHTS:
+            logger.warning("MODEL.WEIGHTS is empty: the model finds nothing but chance")
         build_checkpointer(self.cfg, self.model).load(self.cfg.MODEL.WEIGHTS)
         self.transform = TestFrameTransform(self.cfg)
 

@@ -16,6 +16,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vis_d2.compat import LRScheduler
 from vis_d2.data.build import build_vis_test_loader, build_vis_train_loader
 from vis_d2.evaluation import VISEvaluator
 
@@ -127,7 +128,7 @@ class VISTrainer(DefaultTrainer):
         """
         cfg = self.cfg
         self._evaluation = EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
-        result = [hooks.IterationTimer(), hooks.LRScheduler()]
+        result = [hooks.IterationTimer(), LRScheduler()]
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             # Before the checkpoint, which is to hold the precise statistics. The batches are
             # those of a loader of its own: the training does not notice.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .rle_counts import RLE, are_valid, areas
+from .rle_counts import RLE, areas, check, run_lengths
 from .tube_iou import tube_iou
 
 if TYPE_CHECKING:  # torch takes seconds to import, and scoring files does not need it
@@ -114,11 +114,13 @@ def from_segmentations(
     # Polygons and lists of runs were checked before they were compressed here.
     given = [i for i, value in enumerate(segmentations) if isinstance(value, dict)]
     given = [i for i in given if isinstance(segmentations[i]["counts"], (str, bytes))]
-    for i, valid in zip(given, are_valid([rles[i] for i in given])):
+    for i, valid, tidy in zip(given, *check([rles[i] for i in given])):
+        height, width = rles[i]["size"]
         if not valid:
-            height, width = rles[i]["size"]
             counts = shorten(rles[i]["counts"])
             raise SegmentationError(i, f"run lengths do not fill {height} x {width}: {counts}")
+        if not tidy:
+            rles[i] = _from_runs(run_lengths([rles[i]])[0].tolist(), height, width)
     return rles
 
 
@@ -170,6 +172,8 @@ def _to_compressed(segmentation: Any, size: Tuple[int, int], any_size: bool) -> 
 
 
 def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> RLE:
+    if not _is_size((height, width)):
+        raise ValueError("polygons need the height and width of the frame")
     # Far outside, the C rasteriser asks for memory in proportion to the coordinates.
     limit = 10 * max(height, width)
     for polygon in polygons:
@@ -189,14 +193,22 @@ def _from_runs(runs: Sequence[Any], height: int, width: int) -> RLE:
     sound = all(isinstance(n, int) and n >= 0 for n in runs)
     if not sound or sum(runs) != height * width:
         raise ValueError(f"run lengths do not fill {height} x {width}: {shorten(runs)}")
-    rle = {"size": [height, width], "counts": list(runs)}
-    return _as_text(coco_mask.frPyObjects(rle, height, width))
+    tidy = list(runs[:1])
+    for i, run in enumerate(runs[1:], start=1):
+        if run and len(tidy) % 2 == i % 2:
+            tidy.append(run)
+        elif run:  # a run of length 0 came before: this one continues the last
+            tidy[-1] += run
+    return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": tidy}, height, width))
 
 
 def _is_size(value: Any) -> bool:
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    whole = is_pair and all(isinstance(n, (int, np.integer)) and n > 0 for n in value)
-    return whole and value[0] * value[1] < 2**31  # the C code counts pixels in 32 bits
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    height, width = value
+    if not isinstance(height, (int, np.integer)) or not isinstance(width, (int, np.integer)):
+        return False
+    return height > 0 and width > 0 and height * width < 2**31  # the C code counts in 32 bits
 
 
 def _as_text(rle: RLE) -> RLE:

@@ -45,25 +45,32 @@ def run_lengths(rles: Sequence[RLE]) -> Tuple[np.ndarray, np.ndarray]:
     return _undo_deltas(_numbers(data, ends, sizes), offsets), offsets
 
 
-def are_valid(rles: Sequence[RLE]) -> np.ndarray:
-    """Which compressed RLEs can be read and cover exactly the pixels of their own ``size``.
+def check(rles: Sequence[RLE]) -> Tuple[np.ndarray, np.ndarray]:
+    """Which compressed RLEs pycocotools can be trusted with.
 
     Args:
         rles: n RLEs whose ``counts`` are ``str`` or ``bytes`` and whose ``size`` is [H, W].
 
     Returns:
-        (n,) bool.
+        valid: (n,) bool, readable and covering exactly the pixels of ``size``.
+        tidy: (n,) bool, without runs of length 0 after the first one. pycocotools decodes those,
+            but stops at them when it compares two masks.
     """
     if not len(rles):
-        return np.zeros(0, bool)
+        return np.zeros(0, bool), np.zeros(0, bool)
     try:
         runs, offsets = run_lengths(rles)
     except ValueError:
-        one_by_one = [are_valid([rle])[0] for rle in rles] if len(rles) > 1 else [False]
-        return np.array(one_by_one)
-    pixels = np.array([rle["size"][0] * rle["size"][1] for rle in rles])
+        if len(rles) == 1:
+            return np.zeros(1, bool), np.ones(1, bool)
+        valid, tidy = zip(*(check([rle]) for rle in rles))
+        return np.concatenate(valid), np.concatenate(tidy)
     starts = offsets[:-1]
-    return (np.add.reduceat(runs, starts) == pixels) & (np.minimum.reduceat(runs, starts) >= 0)
+    pixels = np.array([rle["size"][0] * rle["size"][1] for rle in rles])
+    valid = (np.add.reduceat(runs, starts) == pixels) & (runs[starts] >= 0)
+    runs[starts] = 1  # the first may be 0
+    shortest = np.minimum.reduceat(runs, starts)
+    return valid & (shortest >= 0), shortest != 0
 
 
 def areas(rles: Sequence[Optional[RLE]]) -> np.ndarray:
