@@ -8,6 +8,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from stand_in import CLASSES, make_cfg
 
@@ -161,3 +162,22 @@ def answer_box(mask: torch.Tensor) -> List[float]:
     rows, columns = torch.where(mask)
     corner = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     return [float(value) for value in corner]
+
+
+def test_scores_of_an_endless_stream_stay_bounded(weights: str, monkeypatch: Any) -> None:
+    """With room for two tracks, the one unseen for longest starts anew when it comes back."""
+    monkeypatch.setattr("vis_d2.engine.predictor.MAX_SCORED_TRACKS", 2)
+    predict = predictor(weights)
+
+    def tracks(track_id: int, prob: float) -> Instances:
+        return Instances(
+            (2, 2),
+            track_ids=torch.tensor([track_id]),
+            class_probs=torch.tensor([[prob, 0.0]]),
+            pred_masks=torch.ones(1, 2, 2, dtype=torch.bool),
+        )
+
+    frames = [tracks(1, 0.8), tracks(2, 0.8), tracks(2, 0.4), tracks(3, 0.5), tracks(1, 0.2)]
+    monkeypatch.setattr(predict, "_tracks", lambda source: enumerate(frames))
+    scores = [float(found.scores[0]) for _, found in predict.stream([])]
+    assert scores == pytest.approx([0.8, 0.8, 0.6, 0.5, 0.2])

@@ -20,6 +20,8 @@ __all__ = ["VideoPredictor"]
 
 logger = logging.getLogger(__name__)
 
+MAX_SCORED_TRACKS = 10000  # of an endless stream; the ones unseen for longest go first
+
 
 class VideoPredictor:
     """A trained model that takes any video.
@@ -77,7 +79,12 @@ class VideoPredictor:
             ids = tracks.track_ids.tolist()
             probs = tracks.class_probs.detach().float().cpu()
             for track_id, row in zip(ids, probs):
-                seen.setdefault(track_id, TrackScores(len(row))).add(row)
+                # Taken out and put back: the dict stays ordered by when a track was last seen.
+                scores_so_far = seen.pop(track_id, None) or TrackScores(len(row))
+                scores_so_far.add(row)
+                seen[track_id] = scores_so_far
+            while len(seen) > max(MAX_SCORED_TRACKS, len(ids)):
+                del seen[next(iter(seen))]
             scores, classes = self.model.selection.running(seen, ids, t + 1)
             tracks.scores = scores.to(tracks.track_ids.device)
             tracks.pred_classes = classes.to(tracks.track_ids.device)
