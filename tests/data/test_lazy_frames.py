@@ -95,6 +95,25 @@ def test_thread_ends_when_the_consumer_stops_early(video, leave):
     assert threads() == 0
 
 
+def test_nothing_more_is_decoded_once_the_consumer_has_stopped(video, reads, monkeypatch):
+    stopped = threading.Event()
+    shutdown = lazy_frames.ThreadPoolExecutor.shutdown
+
+    def stop(pool, *args, **kwargs):
+        stopped.set()
+        shutdown(pool, *args, **kwargs)
+
+    def slow(frame):
+        assert frame[0, 0, 0] == 0 or stopped.wait(60)
+        return to_tensor(frame)
+
+    monkeypatch.setattr(lazy_frames.ThreadPoolExecutor, "shutdown", stop)
+    iterator = iter(LazyFrames(video, slow, 5))
+    next(iterator)
+    iterator.close()
+    assert len(reads) <= 2  # the first, and the one that was under way
+
+
 @pytest.mark.parametrize("prefetch", [0, 4])
 def test_error_is_raised_where_the_frame_would_have_come(video, tmp_path, prefetch):
     (tmp_path / "03.png").write_bytes(b"no picture")

@@ -93,9 +93,9 @@ def test_broken_json_names_the_place(save, text, message):
 
 
 def test_masks_are_compressed_while_the_file_is_read(tmp_path):
-    """As Python lists the run lengths would take eight times the size of the file."""
-    size, length = (200, 400), 40
-    mask = {"size": list(size), "counts": [317, *[100] * 796, 83]}
+    """As Python lists the run lengths would take six times the size of the file."""
+    size, length = (2000, 400), 40
+    mask = {"size": list(size), "counts": [1700, *[1000] * 798, 300]}
     track = {"video_id": 1, "category_id": 1, "segmentations": [mask] * length}
     content = {
         "categories": [{"id": 1, "name": "thing"}],
