@@ -47,7 +47,7 @@ def plot_metrics(output_dir: str) -> str:
         axis.set_ylim(bottom=0.0)
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="lower right" if axis is score_axis else "upper right")
     score_axis.set_xlabel("iteration")
     figure.tight_layout()
     path = os.path.join(output_dir, "training_curve.png")
