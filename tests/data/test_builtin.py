@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from vis_d2.data import layouts
 from vis_d2.data.datasets import builtin
 from vis_d2.data.datasets.builtin import SETS, locate, register_builtin
 from vis_d2.data.datasets.categories import OVIS, YTVIS_2019
@@ -70,7 +71,7 @@ def test_nothing_found_lists_what_was_looked_for(root):
     message = str(error.value)
     for part in ("ytvis_2021_val", str(root), "DETECTRON2_DATASETS", "ytvis_2021", "valid or val"):
         assert part in message
-    for pattern in builtin._JSON_FILES:
+    for pattern in layouts.JSON_FILES:
         assert pattern.format("<split>") in message
 
 

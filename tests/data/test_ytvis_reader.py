@@ -174,7 +174,7 @@ BAD = {
         "a video needs id of type int: {'id': 'v1'",
     ),
     "track id of text": (_set("annotations", 0, "id", "x"), "set.json: a track must .*'id': 'x'"),
-    "box of text": (_set("annotations", 0, "bboxes", 1, "ab"), TRACK + ", frame 1: box ab"),
+    "box of text": (_set("annotations", 0, "bboxes", 1, "ab"), TRACK + ", frame 1: box 'ab'"),
 }
 
 

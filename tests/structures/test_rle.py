@@ -152,3 +152,17 @@ def test_long_values_are_cut_in_messages() -> None:
     assert rle.shorten([1, 2]) == "[1, 2]"
     text = rle.shorten(list(range(1000)))
     assert len(text) == 80 and text.endswith("...")
+
+
+def test_values_of_many_levels_do_not_break_messages() -> None:
+    value: Any = []
+    for _ in range(100_000):
+        value = [value]
+    assert rle.shorten(value) == "a list of many levels"
+    while value:  # freed level by level: all at once needs a deep stack, too
+        value = value[0]
+
+
+def test_numbers_beyond_floats_are_refused_in_polygons() -> None:
+    with pytest.raises(ValueError, match="expected a polygon"):
+        rle.from_segmentation([[0, 0, 10**400, 0, 5, 5]], (6, 7))

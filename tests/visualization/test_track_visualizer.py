@@ -138,3 +138,10 @@ def test_a_frame_without_tracks_stays_as_it_is():
 def test_tracks_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"\(120, 160\) do not fit .*\(60, 80\)"):
         TrackVisualizer().draw(gray((60, 80)), tracks([(0, 0, 5, 5)]))
+
+
+def test_labels_without_scores_are_shorter():
+    instances = tracks([(40, 60, 60, 70)])
+    drawn = [TrackVisualizer(NAMES, scores=s).draw(gray(), instances) for s in (True, False)]
+    with_score, without = ((picture != 100).any(axis=2).sum() for picture in drawn)
+    assert 0 < without < with_score

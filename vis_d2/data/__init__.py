@@ -1,9 +1,17 @@
 """Files to tensors: data sets, which frames, which pixels, how a clip is packed."""
 
-from .build import build_vis_test_loader, build_vis_train_loader, get_video_dicts
-from .clip_mapper import ClipMapper
-from .datasets import load_ytvis_json, register_ytvis_instances
+import importlib
+from typing import Any
 
+# Imported on use: checking and converting files needs neither torch nor detectron2.
+_HOMES = {
+    "ClipMapper": ".clip_mapper",
+    "build_vis_test_loader": ".build",
+    "build_vis_train_loader": ".build",
+    "get_video_dicts": ".build",
+    "load_ytvis_json": ".datasets.ytvis",
+    "register_ytvis_instances": ".datasets.ytvis",
+}
 __all__ = [
     "ClipMapper",
     "build_vis_test_loader",
@@ -12,3 +20,9 @@ __all__ = [
     "load_ytvis_json",
     "register_ytvis_instances",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

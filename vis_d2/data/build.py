@@ -14,10 +14,13 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from .clip_mapper import ClipMapper
+from .datasets.builtin import register_builtin
 
 __all__ = ["build_vis_test_loader", "build_vis_train_loader", "get_video_dicts"]
 
 logger = logging.getLogger(__name__)
+
+register_builtin()  # also for the tools, which do not import the whole package
 
 Video = Dict[str, Any]
 Clip = Dict[str, Any]

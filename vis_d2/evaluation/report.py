@@ -12,6 +12,9 @@ _ROWS = (
     ("AR1", "1 result per video and category"),
     ("AR10", "10 results"),
     ("AR100", "100 results"),
+    ("ARs", "100 results, sizes as for APs"),
+    ("ARm", "100 results, sizes as for APm"),
+    ("ARl", "100 results, sizes as for APl"),
 )
 
 
@@ -41,3 +44,14 @@ def metrics_table(metrics: Mapping[str, Any], categories: Mapping[int, str]) -> 
         f"{total}\n\nMeans over {counts['categories']} of {len(categories)} categories, those with "
         f"ground truth ({counts['tracks']} tracks in {counts['videos']} videos):\n\n{each}"
     )
+
+
+def identity_table(metrics: Mapping[str, float]) -> str:
+    """Identity metrics as a table: fractions in percent, counts as they are."""
+    from tabulate import tabulate
+
+    rows = [
+        (name, str(value) if isinstance(value, int) else f"{in_percent(value):.2f} %")
+        for name, value in metrics.items()
+    ]
+    return tabulate(rows, ("metric", "value"), tablefmt="pipe", disable_numparse=True)

@@ -1,5 +1,6 @@
 """YouTube-VIS average precision: COCO's evaluation with tubes in place of masks."""
 
+import copy
 import logging
 from collections import defaultdict
 from contextlib import redirect_stdout
@@ -91,7 +92,8 @@ class VideoCOCOeval(COCOeval):
         precision = self.eval["precision"][..., 0, -1]  # (IoU, recall, K): all areas, 100 results
         recall = self.eval["recall"][..., 0, -1]  # (IoU, K)
         for name, values in (("AP", precision), ("AP50", precision[:1]), ("AR100", recall)):
-            by_category = {c: _mean(values[..., k]) for k, c in enumerate(self.params.catIds)}
+            ids = map(int, self.params.catIds)  # numpy's after evaluate(), which JSON does not know
+            by_category = {c: _mean(values[..., k]) for k, c in enumerate(ids)}
             metrics[f"per_category_{name}"] = by_category
         metrics["counts"] = {
             "videos": len({truth["image_id"] for truth in self.truths}),
@@ -99,6 +101,22 @@ class VideoCOCOeval(COCOeval):
             "categories": sum(ap > -1 for ap in metrics["per_category_AP"].values()),
         }
         return metrics
+
+    def restricted_to(self, video: int, categories: Sequence[int]) -> "VideoCOCOeval":
+        """The evaluation of one video and some of its categories, of all sizes, with the matches
+        of the whole one; accumulated."""
+        whole, alone = self.params, copy.copy(self)
+        alone.params = params = copy.copy(whole)
+        params.imgIds, params.catIds = [video], list(categories)
+        params.areaRng, params.areaRngLbl = whole.areaRng[:1], whole.areaRngLbl[:1]
+        params.maxDets = whole.maxDets[-1:]
+        stride, place = len(whole.imgIds), whole.imgIds.index(video)
+        rows = [whole.catIds.index(c) * len(whole.areaRng) * stride + place for c in categories]
+        alone.evalImgs = [self.evalImgs[row] for row in rows]
+        alone._paramsEval = params
+        with redirect_stdout(StringIO()):
+            alone.accumulate()
+        return alone
 
     def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803 (COCOeval's names)
         gt, dt = self._gts[imgId, catId], self._dts[imgId, catId]

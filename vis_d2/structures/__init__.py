@@ -6,9 +6,20 @@ size. Batched frames are clip-major: index ``b * T + t``. Boxes are XYXY_ABS unl
 ``_cxcywh``; masks are logits until a name says ``prob`` or a dtype says bool.
 """
 
-from .masks import finish_masks
-from .rle import RLE
-from .tracklet_targets import TrackletTargets
-from .video_instances import VideoInstances
+import importlib
+from typing import Any
 
+# Imported on use: run lengths in files need no torch.
+_HOMES = {
+    "RLE": ".rle",
+    "TrackletTargets": ".tracklet_targets",
+    "VideoInstances": ".video_instances",
+    "finish_masks": ".masks",
+}
 __all__ = ["RLE", "TrackletTargets", "VideoInstances", "finish_masks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

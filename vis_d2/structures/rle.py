@@ -4,11 +4,14 @@ An RLE is ``{"size": [H, W], "counts": str}``, the compressed COCO form with ``c
 that it can be written to JSON as it is. An object that is absent from a frame is None.
 """
 
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .mask_stack import MaskStack, read_stack
 from .rle_counts import RLE, areas, check, run_lengths
 from .tube_iou import tube_iou
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and scoring files does not n
     from torch import Tensor
 
 __all__ = [
+    "Masks",
     "RLE",
     "SegmentationError",
     "area",
@@ -23,8 +27,10 @@ __all__ = [
     "boxes",
     "decode",
     "encode",
+    "encode_array",
     "from_segmentation",
     "from_segmentations",
+    "read_masks",
     "shorten",
     "tube_iou",
 ]
@@ -41,8 +47,19 @@ def encode(masks: "Tensor") -> List[Optional[RLE]]:
     """
     if masks.dim() != 3:
         raise ValueError(f"masks must be (n, H, W), got {tuple(masks.shape)}")
+    return _encode_columns(masks.detach().bool().cpu().transpose(1, 2).contiguous().numpy())
+
+
+def encode_array(masks: np.ndarray) -> List[Optional[RLE]]:
+    """:func:`encode` for an array (n, H, W) bool."""
+    if masks.ndim != 3:
+        raise ValueError(f"masks must be (n, H, W), got {masks.shape}")
+    return _encode_columns(np.ascontiguousarray(masks.transpose(0, 2, 1), dtype=bool))
+
+
+def _encode_columns(columns: np.ndarray) -> List[Optional[RLE]]:
     # COCO runs go down the columns: (n, W, H) in memory is what its encoder calls (H, W, n).
-    columns = masks.detach().bool().cpu().transpose(1, 2).contiguous().numpy().view(np.uint8)
+    columns = columns.view(np.uint8)
     keep = columns.any(axis=(1, 2))
     encoded = iter(coco_mask.encode(columns[keep].transpose(2, 1, 0)) if keep.any() else ())
     return [_as_text(next(encoded)) if present else None for present in keep]
@@ -94,7 +111,29 @@ def from_segmentation(segmentation: Any, size: Tuple[int, int]) -> RLE:
 def from_segmentations(
     segmentations: Sequence[Any], size: Tuple[int, int], *, any_size: bool = False
 ) -> List[Optional[RLE]]:
-    """The same for many masks, about ten times faster than one by one.
+    """The same for many masks, much faster than one by one; see :func:`read_masks`."""
+    return read_masks(segmentations, size, any_size=any_size).rles
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks that have been read and checked.
+
+    Attributes:
+        rles: n RLEs, None for an absent object.
+        areas: (n,) int64 pixels, 0 where absent.
+        stack: those that are present, as numbers; None if they differ in size.
+    """
+
+    rles: List[Optional[RLE]]
+    areas: np.ndarray
+    stack: Optional[MaskStack]
+
+
+def read_masks(
+    segmentations: Sequence[Any], size: Tuple[int, int], *, any_size: bool = False
+) -> Masks:
+    """Read the masks of a file.
 
     Args:
         segmentations: n masks as in :func:`from_segmentation`; None and an empty list stand for
@@ -105,23 +144,72 @@ def from_segmentations(
     Raises:
         SegmentationError: a ValueError whose ``index`` tells which one is malformed.
     """
+    rles: List[Optional[RLE]] = list(segmentations)
+    if not _are_ours(rles, None if any_size else list(size)):
+        rles = _each_compressed(segmentations, size, any_size)
+    present = [i for i, rle in enumerate(rles) if rle is not None]
+    given = [rles[i] for i in present]
+    stack, valid, tidy = _read(given, size)
+    for i in np.flatnonzero(~valid)[:1]:
+        height, width = given[i]["size"]
+        fault = f"run lengths do not fill {height} x {width}: {shorten(given[i]['counts'])}"
+        raise SegmentationError(present[i], fault)
+    if not tidy.all():
+        for i in np.flatnonzero(~tidy):
+            runs = run_lengths([given[i]["counts"]]).lengths.tolist()
+            rles[present[i]] = _from_runs(runs, *given[i]["size"])
+        return read_masks(rles, size, any_size=any_size)
+    pixels = np.zeros(len(rles), np.int64)
+    pixels[present] = areas(given) if stack is None else stack.areas
+    return Masks(rles, pixels, stack)
+
+
+def _are_ours(values: Sequence[Any], size: Optional[List[int]]) -> bool:
+    """Whether all masks are None or RLEs in the form that is used here, all of one size.
+
+    Most files are. Their entries are shared, which saves a copy of each mask's dict.
+    """
+    rles = [value for value in values if value is not None]
+    if not all(type(rle) is dict and len(rle) == 2 for rle in rles):
+        return False
+    try:
+        sizes = [rle["size"] for rle in rles]
+        counts = [rle["counts"] for rle in rles]
+    except KeyError:
+        return False
+    if not all(type(text) is str for text in counts):
+        return False
+    if not all(type(pair) is list and len(pair) == 2 for pair in sizes):
+        return False
+    expected = sizes[0] if sizes and size is None else size
+    numbers = chain.from_iterable(sizes)  # 360.0 equals 360
+    same = all(pair == expected for pair in sizes) and all(type(n) is int for n in numbers)
+    return same and (not sizes or _is_size(expected))
+
+
+def _each_compressed(
+    segmentations: Sequence[Any], size: Tuple[int, int], any_size: bool
+) -> List[Optional[RLE]]:
     rles: List[Optional[RLE]] = []
     for i, segmentation in enumerate(segmentations):
         try:
             rles.append(_to_compressed(segmentation, size, any_size))
         except ValueError as error:
             raise SegmentationError(i, str(error)) from None
-    # Polygons and lists of runs were checked before they were compressed here.
-    given = [i for i, value in enumerate(segmentations) if isinstance(value, dict)]
-    given = [i for i in given if isinstance(segmentations[i]["counts"], (str, bytes))]
-    for i, valid, tidy in zip(given, *check([rles[i] for i in given])):
-        height, width = rles[i]["size"]
-        if not valid:
-            counts = shorten(rles[i]["counts"])
-            raise SegmentationError(i, f"run lengths do not fill {height} x {width}: {counts}")
-        if not tidy:
-            rles[i] = _from_runs(run_lengths([rles[i]])[0].tolist(), height, width)
     return rles
+
+
+def _read(
+    rles: Sequence[RLE], size: Tuple[int, int]
+) -> Tuple[Optional[MaskStack], np.ndarray, np.ndarray]:
+    """The masks as numbers, if they have one size and can be read; which are valid and tidy."""
+    own = rles[0]["size"] if rles else size
+    if all(rle["size"] == own for rle in rles):
+        try:
+            return read_stack([rle["counts"] for rle in rles], (int(own[0]), int(own[1])))
+        except ValueError:
+            pass  # the slow way tells which one it is
+    return (None, *check(rles))
 
 
 class SegmentationError(ValueError):
@@ -166,7 +254,6 @@ def _to_compressed(segmentation: Any, size: Tuple[int, int], any_size: bool) -> 
         return _from_runs(counts, *found)
     if not isinstance(counts, (str, bytes)):
         raise ValueError(f"counts must be a string or a list, got {shorten(counts)}")
-    # Most files are in our form already: sharing the entry saves a copy of each mask's dict.
     ours = len(segmentation) == 2 and isinstance(counts, str) and isinstance(found, list)
     return segmentation if ours else _as_text(segmentation)
 
@@ -179,7 +266,7 @@ def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> RLE:
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             points = np.zeros(0)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2:
             raise ValueError(f"expected a polygon of 3 or more x, y pairs, got {shorten(polygon)}")
@@ -219,5 +306,8 @@ def _as_text(rle: RLE) -> RLE:
 
 def shorten(value: Any, length: int = 80) -> str:
     """``repr`` for an error message, cut to ``length`` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # JSON may be nested more deeply than the stack has left
+        text = f"a {type(value).__name__} of many levels"
     return text if len(text) <= length else text[: length - 3] + "..."

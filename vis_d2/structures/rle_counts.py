@@ -1,10 +1,11 @@
 """What is inside compressed COCO RLE strings, for many strings at once.
 
 pycocotools keeps the run lengths to itself, and its C code trusts every string it is given: a
-broken one can make it read or write outside its memory. Here they are read in numpy, to be checked.
+broken one can make it read or write outside its memory. Here they are read in numpy, to be checked
+and to be computed with.
 """
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -17,32 +18,64 @@ _MAX_CHARACTERS = 7
 _AREAS_PER_CALL = 255
 
 
-def run_lengths(rles: Sequence[RLE]) -> Tuple[np.ndarray, np.ndarray]:
-    """Run lengths of compressed RLEs in column-major pixel order, background first.
+class Runs(NamedTuple):
+    """Run lengths of n masks in column-major pixel order, background first.
 
-    Args:
-        rles: n RLEs whose ``counts`` are ``str`` or ``bytes``.
+    Attributes:
+        lengths: (R,) int32, those of all masks one after the other, in pixels. Larger numbers wrap
+            around as in the C code, so that both see the same mask.
+        offsets: (n + 1,) int64; those of mask i are ``lengths[offsets[i]:offsets[i + 1]]``.
+    """
 
-    Returns:
-        runs: int64, the run lengths of all RLEs one after the other, in pixels.
-        offsets: int64 (n + 1,); those of RLE i are ``runs[offsets[i]:offsets[i + 1]]``.
+    lengths: np.ndarray
+    offsets: np.ndarray
+
+    def check(self, pixels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Which masks pycocotools can be trusted with.
+
+        Args:
+            pixels: (n,) or a number, the pixels of a frame.
+
+        Returns:
+            valid: (n,) bool, covering exactly the pixels of the frame.
+            tidy: (n,) bool, without runs of length 0 after the first one. pycocotools decodes
+                those, but stops at them when it compares two masks.
+        """
+        starts = self.offsets[:-1]
+        opening = self.lengths[starts]
+        valid = (np.add.reduceat(self.lengths, starts) == pixels) & (opening >= 0)
+        self.lengths[starts] = 1  # the first may be 0
+        shortest = np.minimum.reduceat(self.lengths, starts)
+        self.lengths[starts] = opening
+        return valid & (shortest >= 0), shortest != 0
+
+    def areas(self) -> np.ndarray:
+        """(n,) int64 pixels of valid masks."""
+        signed = self.lengths.copy()
+        np.negative(signed[1::2], out=signed[1::2])
+        starts = self.offsets[:-1]
+        balance = np.add.reduceat(signed, starts)  # background minus foreground, or the opposite
+        balance = np.where(starts % 2 == 1, balance, -balance).astype(np.int64)
+        return (np.add.reduceat(self.lengths, starts) + balance) // 2
+
+
+def run_lengths(strings: Sequence[str]) -> Runs:
+    """Read the ``counts`` of n compressed RLEs.
 
     Raises:
         ValueError: one of the strings is not of the form that pycocotools writes.
     """
-    strings = [rle["counts"] for rle in rles]
-    strings = [s.encode("latin1", "replace") if isinstance(s, str) else s for s in strings]
-    last = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings))) - 1
     if not strings:
-        return np.zeros(0, np.int64), np.zeros(1, np.int64)
-    data = np.frombuffer(b"".join(strings), np.uint8) - np.uint8(48)  # 6 bits; bit 5: one more
-    ends = np.flatnonzero(data < 32)  # last character of each number
-    sizes = np.diff(ends, prepend=-1)
-    sound = all(map(len, strings)) and data.max() < 64 and (data[last] < 32).all()
-    if not sound or sizes.max() > _MAX_CHARACTERS:
+        return Runs(np.zeros(0, np.int32), np.zeros(1, np.int64))
+    text = "".join(strings).encode("latin1", "replace")
+    last = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings))) - 1
+    data = np.frombuffer(text, np.uint8) - np.uint8(48)  # 6 bits; bit 5: one more character
+    if not all(strings) or data.max() > 63 or data[last].max() > 31:
         raise ValueError("not a compressed COCO RLE string")
-    offsets = np.concatenate([[0], np.searchsorted(ends, last, side="right")])
-    return _undo_deltas(_numbers(data, ends, sizes), offsets), offsets
+    unfinished = np.flatnonzero(data > 31)
+    offsets = np.zeros(len(strings) + 1, np.int64)
+    offsets[1:] = last + 1 - np.searchsorted(unfinished, last)
+    return Runs(_undo_deltas(_numbers(data, unfinished), offsets), offsets)
 
 
 def check(rles: Sequence[RLE]) -> Tuple[np.ndarray, np.ndarray]:
@@ -52,25 +85,19 @@ def check(rles: Sequence[RLE]) -> Tuple[np.ndarray, np.ndarray]:
         rles: n RLEs whose ``counts`` are ``str`` or ``bytes`` and whose ``size`` is [H, W].
 
     Returns:
-        valid: (n,) bool, readable and covering exactly the pixels of ``size``.
-        tidy: (n,) bool, without runs of length 0 after the first one. pycocotools decodes those,
-            but stops at them when it compares two masks.
+        ``valid`` and ``tidy`` of :meth:`Runs.check`; one that cannot be read is not valid.
     """
     if not len(rles):
         return np.zeros(0, bool), np.zeros(0, bool)
+    strings = [rle["counts"] for rle in rles]
     try:
-        runs, offsets = run_lengths(rles)
+        runs = run_lengths([s if isinstance(s, str) else s.decode("latin1") for s in strings])
     except ValueError:
         if len(rles) == 1:
             return np.zeros(1, bool), np.ones(1, bool)
         valid, tidy = zip(*(check([rle]) for rle in rles))
         return np.concatenate(valid), np.concatenate(tidy)
-    starts = offsets[:-1]
-    pixels = np.array([rle["size"][0] * rle["size"][1] for rle in rles])
-    valid = (np.add.reduceat(runs, starts) == pixels) & (runs[starts] >= 0)
-    runs[starts] = 1  # the first may be 0
-    shortest = np.minimum.reduceat(runs, starts)
-    return valid & (shortest >= 0), shortest != 0
+    return runs.check(np.array([rle["size"][0] * rle["size"][1] for rle in rles]))
 
 
 def areas(rles: Sequence[Optional[RLE]]) -> np.ndarray:
@@ -83,32 +110,40 @@ def areas(rles: Sequence[Optional[RLE]]) -> np.ndarray:
     return result
 
 
-def _numbers(data: np.ndarray, ends: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _numbers(data: np.ndarray, unfinished: np.ndarray) -> np.ndarray:
     """The signed numbers that the characters spell: 5 bits each, lowest first, sign in the last."""
-    numbers = ((data[ends].astype(np.int8) ^ 16) - 16).astype(np.int64)
-    for size in range(2, int(sizes.max()) + 1):  # rare: nearly all numbers have one character
-        chosen = np.flatnonzero(sizes == size)
-        first = ends[chosen] - (size - 1)
-        value = numbers[chosen] << (5 * (size - 1))
-        for k in range(size - 1):
-            value |= (data[first + k].astype(np.int64) & 31) << (5 * k)
-        numbers[chosen] = value
+    final = data[np.flatnonzero(data < 32)]
+    numbers = ((final ^ 16).view(np.int8) - np.int8(16)).astype(np.int32)
+    if len(unfinished):  # few: nearly all numbers have one character
+        which = unfinished - np.arange(len(unfinished))  # index of the number they belong to
+        first = np.flatnonzero(np.diff(which, prepend=-1))
+        amount = np.diff(first, append=len(which)).astype(np.int32)
+        if amount.max() >= _MAX_CHARACTERS:
+            raise ValueError("not a compressed COCO RLE string")
+        place = np.arange(len(which), dtype=np.int32) - np.repeat(first.astype(np.int32), amount)
+        parts = (data[unfinished] & 31).astype(np.int32) << (5 * place)
+        which = which[first]
+        numbers[which] = (numbers[which] << (5 * amount)) + np.add.reduceat(parts, first)
     return numbers
 
 
 def _undo_deltas(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """From its fourth number on, a string holds differences to the number two places before."""
-    amounts = np.diff(offsets)
-    rows = (amounts + 1) // 2  # whole rows per RLE: column 0 background, column 1 foreground
-    first_row = np.cumsum(rows) - rows
-    slots = np.arange(len(numbers)) + np.repeat(2 * first_row - offsets[:-1], amounts)
-    table = np.zeros(2 * int(rows.sum()), np.int64)
-    table[slots] = numbers
-    very_first = table[2 * first_row]
-    table[2 * first_row] = 0  # the third number is not relative to the first
-    table = table.reshape(-1, 2)  # (2 * rows,) -> (rows, 2)
-    sums = np.cumsum(table, axis=0)
-    sums -= np.repeat(sums[first_row] - table[first_row], rows, axis=0)
-    runs = sums.reshape(-1)  # (rows, 2) -> (2 * rows,)
-    runs[2 * first_row] = very_first
-    return runs[slots]
+    """From its fourth number on, a string holds differences to the number two places before.
+
+    So two sums run through each string, over every other number. They run on through all strings
+    here; what they had reached before a string is subtracted afterwards.
+    """
+    sums = np.empty_like(numbers)
+    for k in (0, 1):
+        np.cumsum(numbers[k::2], out=sums[k::2], dtype=numbers.dtype)
+    start, last = offsets[:-1], len(numbers) - 1
+    before = []  # the third number starts one sum, the second the other; the first is not relative
+    for n in (2, 1):
+        place = np.minimum(start + n, last)
+        before.append(sums[place] - numbers[place])
+    odd = start % 2 == 1
+    half = (offsets + 1) // 2
+    sums[::2] -= np.repeat(np.where(odd, before[1], before[0]), np.diff(half))
+    sums[1::2] -= np.repeat(np.where(odd, before[0], before[1]), np.diff(offsets - half))
+    sums[start] = numbers[start]
+    return sums

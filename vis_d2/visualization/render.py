@@ -1,20 +1,22 @@
 """From a video and its tracks to an annotated video."""
 
-from typing import Callable, Iterable, Optional
+from typing import TYPE_CHECKING, Callable, Iterable, Optional
 
 import numpy as np
 
-from vis_d2.structures import VideoInstances
 from vis_d2.utils.video_writer import VideoWriter
 
-from .track_visualizer import TrackVisualizer
+if TYPE_CHECKING:  # these import torch
+    from vis_d2.structures import VideoInstances
+
+    from .track_visualizer import TrackVisualizer
 
 
 def render(
     source: Iterable[np.ndarray],
-    instances: VideoInstances,
+    instances: "VideoInstances",
     writer: VideoWriter,
-    visualizer: TrackVisualizer,
+    visualizer: "TrackVisualizer",
     on_frame: Optional[Callable[[int, np.ndarray], None]] = None,
 ) -> int:
     """Draw every frame and writes it; one frame and its masks exist at a time.

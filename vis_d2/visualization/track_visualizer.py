@@ -1,13 +1,15 @@
 """Drawing the tracks of one frame."""
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from detectron2.structures import Instances
 
 from vis_d2.utils.colors import Color, identity_color
 
 from .labels import Box, draw_chip, place_chip, text_mask
+
+if TYPE_CHECKING:  # imports torch
+    from detectron2.structures import Instances
 
 
 class _Shape(NamedTuple):
@@ -28,6 +30,7 @@ class TrackVisualizer:
         only_class: Optional[str] = None,
         boxes: bool = False,
         min_side: int = 0,
+        scores: bool = True,
     ) -> None:
         """
         Args:
@@ -38,6 +41,7 @@ class TrackVisualizer:
             boxes: also draw ``pred_boxes``.
             min_side: frames whose shorter side is smaller (pixels) are enlarged to it before
                 drawing, so that labels of tiny videos can be read; 0 never enlarges.
+            scores: write the score behind the id; annotations have none.
 
         Raises:
             ValueError: ``only_class`` is no known class.
@@ -48,13 +52,14 @@ class TrackVisualizer:
         self.only_class = None if only_class is None else self._class_id(only_class)
         self.boxes = boxes
         self.min_side = min_side
+        self.scores = scores
 
     def output_size(self, size: Tuple[int, int]) -> Tuple[int, int]:
         """(height, width) of what :meth:`draw` returns for frames of ``size`` (height, width)."""
         scale = max(1.0, self.min_side / min(size))
         return round(size[0] * scale), round(size[1] * scale)
 
-    def draw(self, frame: np.ndarray, tracks: Instances) -> np.ndarray:
+    def draw(self, frame: np.ndarray, tracks: "Instances") -> np.ndarray:
         """Draw the tracks of one frame.
 
         Args:
@@ -94,12 +99,12 @@ class TrackVisualizer:
         known = ", ".join(self.class_names) or "none has a name"
         raise ValueError(f"only_class: {name!r} is no class of this model ({known})")
 
-    def _shapes(self, tracks: Instances, size: Tuple[int, int]) -> List[_Shape]:
+    def _shapes(self, tracks: "Instances", size: Tuple[int, int]) -> List[_Shape]:
         masks = [_enlarge_mask(mask, size) for mask in tracks.pred_masks.cpu().numpy()]
         colors = [identity_color(int(track_id)) for track_id in tracks.track_ids]
         return [_Shape(mask, _mask_box(mask), color) for mask, color in zip(masks, colors)]
 
-    def _draw_outlines(self, canvas: np.ndarray, tracks: Instances, shapes: List[_Shape]) -> None:
+    def _draw_outlines(self, canvas: np.ndarray, tracks: "Instances", shapes: List[_Shape]) -> None:
         import cv2
 
         width = _line_width(canvas)
@@ -111,7 +116,7 @@ class TrackVisualizer:
             for (x0, y0, x1, y1), shape in zip(corners.tolist(), shapes):
                 cv2.rectangle(canvas, (x0, y0), (x1, y1), shape.color, width, cv2.LINE_AA)
 
-    def _draw_labels(self, canvas: np.ndarray, tracks: Instances, shapes: List[_Shape]) -> None:
+    def _draw_labels(self, canvas: np.ndarray, tracks: "Instances", shapes: List[_Shape]) -> None:
         """Labels come last, so that no mask covers one; sure tracks choose their place first."""
         size = _font_size(canvas)
         taken: List[Box] = []
@@ -124,11 +129,12 @@ class TrackVisualizer:
             draw_chip(canvas, text, size, place[:2], shapes[i].color)
             taken.append(place)
 
-    def _label(self, tracks: Instances, i: int) -> str:
+    def _label(self, tracks: "Instances", i: int) -> str:
         class_id = int(tracks.pred_classes[i])
         known = class_id < len(self.class_names)
         name = self.class_names[class_id] if known else f"class {class_id}"
-        return f"{name} #{int(tracks.track_ids[i])}  {100 * float(tracks.scores[i]):.0f}%"
+        score = f"  {100 * float(tracks.scores[i]):.0f}%" if self.scores else ""
+        return f"{name} #{int(tracks.track_ids[i])}{score}"
 
 
 def _line_width(canvas: np.ndarray) -> int:

@@ -8,8 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from vis_d2.structures import rle as rle_ops
-
+from ..annotation_file import read_annotations
 from .ytvis_reader import TrackReader
 
 __all__ = ["YTVISMetadata", "load_ytvis_json", "register_ytvis_instances"]
@@ -116,7 +115,7 @@ def load_ytvis_json(
         FileNotFoundError: no such file.
         ValueError: the file is broken; the message names file, video, track and frame.
     """
-    content = _read(json_file)
+    content = read_annotations(json_file)
     names, ids = _classes(content.get("categories"), json_file)
     tracks = content.get("annotations")
     if dataset_name is not None:
@@ -142,47 +141,18 @@ def _fill_metadata(
     )
 
 
-def _read(json_file: str) -> Dict[str, Any]:
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            content = json.load(file, object_hook=_compress)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{json_file} is not valid JSON: {error.msg} at line {error.lineno}, "
-            f"column {error.colno}"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{json_file} holds a {type(content).__name__}, expected an object")
-    return content
-
-
-def _compress(value: Dict[str, Any]) -> Dict[str, Any]:
-    """Compresses a run-length mask while the file is still being parsed.
-
-    A mask as a Python list of counts takes some 10 kB; all of them at once would be the peak of
-    the whole program. What is malformed is left for the check that knows video and frame.
-    """
-    if isinstance(value.get("counts"), list) and "size" in value:
-        try:
-            return rle_ops.from_segmentation(value, tuple(value["size"]))
-        except (TypeError, ValueError):
-            return value
-    return value
-
-
 def _read_categories(json_file: str) -> Any:
     """Reads ``categories`` only: a second or less where the whole file takes many."""
-    with open(json_file, encoding="utf-8") as file:
-        text = file.read()
     key = '"categories"'
-    start = text.find(key)
-    if start >= 0 and text.find(key, start + 1) < 0:
-        start = text.find("[", start)
-        try:
-            return json.JSONDecoder().raw_decode(text, start)[0]
-        except json.JSONDecodeError:
-            pass  # the full parse below says what is wrong
-    return _read(json_file).get("categories")
+    try:
+        with open(json_file, encoding="utf-8-sig") as file:
+            text = file.read()
+        start = text.find(key)
+        if start >= 0 and text.find(key, start + 1) < 0:
+            return json.JSONDecoder().raw_decode(text, text.index("[", start))[0]
+    except (ValueError, RecursionError):
+        pass  # the full parse below says what is wrong
+    return read_annotations(json_file).get("categories")
 
 
 def _classes(categories: Any, json_file: str) -> Tuple[List[str], Dict[int, int]]:
@@ -191,7 +161,7 @@ def _classes(categories: Any, json_file: str) -> Tuple[List[str], Dict[int, int]
         raise ValueError(f"{json_file} has no 'categories'")
     try:
         pairs = sorted((int(c["id"]), str(c["name"])) for c in categories)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{json_file}: each category needs an integer id and a name") from None
     ids = {dataset_id: i for i, (dataset_id, _) in enumerate(pairs)}
     if len(ids) != len(pairs):

@@ -54,7 +54,17 @@ class TrackReader:
                     f"{self.json_file}: a video needs {key} of type {kind.__name__}: "
                     f"{rle_ops.shorten(entry)}"
                 )
-        files = entry["file_names"]
+        files, size = entry["file_names"], (entry["height"], entry["width"])
+        if not all(isinstance(file, str) for file in files):
+            raise ValueError(
+                f"{self.json_file}: video {entry['id']}: file_names must be paths, got "
+                f"{rle_ops.shorten(files)}"
+            )
+        if min(size) <= 0 or size[0] * size[1] >= 2**31:  # run lengths count in 32 bits
+            raise ValueError(
+                f"{self.json_file}: video {entry['id']}: height and width are "
+                f"{rle_ops.shorten(size)}, expected those of an image in pixels"
+            )
         length = entry.get("length", len(files))
         video = {
             "video_id": entry["id"],
@@ -66,24 +76,35 @@ class TrackReader:
         }
         if length != len(files):
             raise ValueError(
-                f"{self._where(video)}: length is {length}, but there are {len(files)} file_names"
+                f"{self._where(video)}: length is {rle_ops.shorten(length)}, but there are "
+                f"{len(files)} file_names"
             )
         return video
 
     def add_tracks(self, videos: Dict[int, Dict[str, Any]], tracks: List[Dict[str, Any]]) -> None:
         """Adds the objects to their videos; ``tracks`` is used up."""
+        if not isinstance(tracks, list):
+            raise ValueError(
+                f"{self.json_file}: annotations must be a list, got {rle_ops.shorten(tracks)}"
+            )
         for track in tracks:
-            if not isinstance(track, dict) or not isinstance(track.get("id") or 0, int):
+            if not isinstance(track, dict) or not isinstance(track.get("id"), (int, type(None))):
                 raise ValueError(
                     f"{self.json_file}: a track must be an object whose id, if it has one, is an "
                     f"integer: {rle_ops.shorten(track)}"
                 )
+            for key in ("video_id", "category_id"):
+                if not isinstance(track.get(key), int):
+                    raise ValueError(
+                        f"{self.json_file}: track {track.get('id')}: {key} must be an integer, got "
+                        f"{rle_ops.shorten(track.get(key))}"
+                    )
         free_id = 1 + max((track.get("id") or 0 for track in tracks), default=0)
         seen = set()
         tracks.reverse()
         while tracks:
             track = tracks.pop()  # so that what has been converted can be freed
-            video = videos.get(track.get("video_id"))
+            video = videos.get(track["video_id"])
             if video is None:
                 raise ValueError(
                     f"{self.json_file}: track {track.get('id')} belongs to video "
@@ -103,6 +124,11 @@ class TrackReader:
     def _add_track(self, video: Dict[str, Any], track: Mapping[str, Any]) -> None:
         for key in ("segmentations", "bboxes", "areas"):
             values = track.get(key)
+            if values is not None and not isinstance(values, list):
+                raise ValueError(
+                    f"{self._where(video, track)}: {key} must be a list, got "
+                    f"{rle_ops.shorten(values)}"
+                )
             if values is not None and len(values) != video["length"]:
                 raise ValueError(
                     f"{self._where(video, track)}: {len(values)} {key}, but the video has "
@@ -114,6 +140,11 @@ class TrackReader:
             raise ValueError(
                 f"{self._where(video, track)}: category_id {track.get('category_id')} is not one "
                 f"of the file's categories {sorted(self.category_ids)}"
+            )
+        if track.get("iscrowd") not in (None, 0, 1):
+            raise ValueError(
+                f"{self._where(video, track)}: iscrowd must be 0 or 1, got "
+                f"{rle_ops.shorten(track['iscrowd'])}"
             )
         masks = self._masks(video, track)
         mask_boxes = rle_ops.boxes(list(masks.values())).tolist()
@@ -146,11 +177,12 @@ class TrackReader:
         self, video: Mapping[str, Any], track: Mapping[str, Any], t: int, box: Any
     ) -> Optional[List[float]]:
         """Returns the box cut to the image, or None where the file gives no usable one."""
-        if box is None:
+        if box is None or box == []:
             return None
         if not _is_box(box):
             raise ValueError(
-                f"{self._where(video, track, t)}: box {box}, expected four finite numbers"
+                f"{self._where(video, track, t)}: box {rle_ops.shorten(box)}, expected four finite "
+                "numbers"
             )
         x, y, w, h = map(float, box)
         if w <= 0 or h <= 0:
@@ -172,12 +204,19 @@ class TrackReader:
         track: Optional[Mapping[str, Any]] = None,
         t: Optional[int] = None,
     ) -> str:
-        folder = [os.path.basename(os.path.dirname(file)) for file in video["file_names"][:1]]
-        where = f"{self.json_file}: video {video['video_id']}" + "".join(f" ({f})" for f in folder)
+        where = f"{self.json_file}: video {video['video_id']}"
+        for file in video["file_names"][:1]:
+            folder = os.path.basename(os.path.dirname(file))
+            where += f" ({folder if folder.isprintable() else ascii(folder)})"
         where += "" if track is None else f", track {track['id']}"
         return where + ("" if t is None else f", frame {t}")
 
 
 def _is_box(value: Any) -> bool:
     four = isinstance(value, (list, tuple)) and len(value) == 4
-    return four and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+    return four and all(_is_finite(v) for v in value)
+
+
+def _is_finite(value: Any) -> bool:
+    small = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**1000)
+    return small and math.isfinite(value)
