@@ -151,6 +151,8 @@ def _read(json_file: str) -> Dict[str, Any]:
             f"{json_file} is not valid JSON: {error.msg} at line {error.lineno}, "
             f"column {error.colno}"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{json_file} is not valid JSON: it is not UTF-8 ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{json_file} holds a {type(content).__name__}, expected an object")
     return content
@@ -172,7 +174,8 @@ def _compress(value: Dict[str, Any]) -> Dict[str, Any]:
 
 def _read_categories(json_file: str) -> Any:
     """Reads ``categories`` only: a second or less where the whole file takes many."""
-    with open(json_file, encoding="utf-8") as file:
+    # A byte that is not UTF-8 is for the full parse below, or for the loader, to complain about.
+    with open(json_file, encoding="utf-8", errors="replace") as file:
         text = file.read()
     key = '"categories"'
     start = text.find(key)

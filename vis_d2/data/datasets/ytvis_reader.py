@@ -55,6 +55,11 @@ class TrackReader:
                     f"{rle_ops.shorten(entry)}"
                 )
         files = entry["file_names"]
+        if not all(isinstance(file, str) for file in files):
+            raise ValueError(
+                f"{self.json_file}: video {entry['id']}: file_names must be paths: "
+                f"{rle_ops.shorten(files)}"
+            )
         length = entry.get("length", len(files))
         video = {
             "video_id": entry["id"],
@@ -67,6 +72,11 @@ class TrackReader:
         if length != len(files):
             raise ValueError(
                 f"{self._where(video)}: length is {length}, but there are {len(files)} file_names"
+            )
+        if length and min(video["height"], video["width"]) <= 0:
+            raise ValueError(
+                f"{self._where(video)}: expected height and width above 0, found "
+                f"{video['height']} and {video['width']}"
             )
         return video
 
@@ -83,11 +93,12 @@ class TrackReader:
         tracks.reverse()
         while tracks:
             track = tracks.pop()  # so that what has been converted can be freed
-            video = videos.get(track.get("video_id"))
+            video_id = track.get("video_id")
+            video = videos.get(video_id) if isinstance(video_id, int) else None
             if video is None:
                 raise ValueError(
                     f"{self.json_file}: track {track.get('id')} belongs to video "
-                    f"{track.get('video_id')}, which is not in 'videos' or has no frames"
+                    f"{video_id!r}, which is not in 'videos' or has no frames"
                 )
             if track.get("id") is None:
                 track["id"], free_id = free_id, free_id + 1
@@ -100,21 +111,29 @@ class TrackReader:
                 "%s: %d boxes reach out of the image; clipped", self.json_file, self.clipped
             )
 
-    def _add_track(self, video: Dict[str, Any], track: Mapping[str, Any]) -> None:
+    def _check_track(self, video: Mapping[str, Any], track: Mapping[str, Any]) -> None:
+        where = self._where(video, track)
         for key in ("segmentations", "bboxes", "areas"):
             values = track.get(key)
+            if values is not None and not isinstance(values, list):
+                raise ValueError(f"{where}: {key} must be a list: {rle_ops.shorten(values)}")
             if values is not None and len(values) != video["length"]:
                 raise ValueError(
-                    f"{self._where(video, track)}: {len(values)} {key}, but the video has "
-                    f"{video['length']} frames"
+                    f"{where}: {len(values)} {key}, but the video has {video['length']} frames"
                 )
         if track.get("segmentations") is None:
-            raise ValueError(f"{self._where(video, track)}: no 'segmentations'")
-        if track.get("category_id") not in self.category_ids:
+            raise ValueError(f"{where}: no 'segmentations'")
+        category = track.get("category_id")
+        if not isinstance(category, int) or category not in self.category_ids:
             raise ValueError(
-                f"{self._where(video, track)}: category_id {track.get('category_id')} is not one "
-                f"of the file's categories {sorted(self.category_ids)}"
+                f"{where}: category_id {category!r} is not one of the file's categories "
+                f"{sorted(self.category_ids)}"
             )
+        if (track.get("iscrowd") or 0) not in (0, 1):
+            raise ValueError(f"{where}: iscrowd is {track['iscrowd']!r}, expected 0 or 1")
+
+    def _add_track(self, video: Dict[str, Any], track: Mapping[str, Any]) -> None:
+        self._check_track(video, track)
         masks = self._masks(video, track)
         mask_boxes = rle_ops.boxes(list(masks.values())).tolist()
         given = track.get("bboxes") or [None] * video["length"]
