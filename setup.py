@@ -22,6 +22,7 @@ REQUIRES = [
     "fvcore>=0.1.5",
     "matplotlib>=3.5",
     "av>=12",
+    "scipy>=1.8",
     "tqdm>=4.60",
 ]
 # What detectron2 imports beyond these; its wheel from dev/ is installed without dependencies.

@@ -83,6 +83,20 @@ def test_class_rows_that_do_not_exist_are_an_error(tmp_path: Path) -> None:
         convert_checkpoint(path, path, model_state(), class_keys=r"head\.cls.*", class_rows={0: 7})
 
 
+def test_a_number_fits_with_and_without_an_axis() -> None:
+    usable, report = match_state({"scale": torch.tensor([3.0])}, {"scale": torch.tensor(1.0)})
+    assert usable["scale"].shape == () and float(usable["scale"]) == 3
+    assert report.matched == ["scale"] and not report.skipped
+
+
+def test_a_new_file_holds_what_else_it_is_given(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.pth")
+    torch.save(model_state(), path)
+    convert_checkpoint(path, path, model_state(), extra={"vis_d2": {"num_classes": 2}})
+    ours = torch.load(path, weights_only=True)
+    assert ours["vis_d2"] == {"num_classes": 2} and set(ours["model"]) == set(model_state())
+
+
 def test_weights_of_another_model_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     other = {f"other.{i}": torch.zeros(1) for i in range(4)}
     other["backbone.conv.weight"] = torch.zeros(4, 3)

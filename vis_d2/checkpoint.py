@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -57,6 +57,7 @@ def convert_checkpoint(
     class_keys: str = "",
     class_rows: Optional[Mapping[int, int]] = None,
     allow_pickle: bool = False,
+    extra: Optional[Mapping[str, Any]] = None,
 ) -> LoadReport:
     """Write ``output`` (.pth) with the tensors of ``source`` that a model can take.
 
@@ -69,6 +70,7 @@ def convert_checkpoint(
         class_rows: row of the model -> row of the source for these keys; the other rows keep the
             model's initial values. None: leave them as they are.
         allow_pickle: see ``read_state``.
+        extra: what else the new file holds, beside "model".
 
     Returns:
         What was used.
@@ -82,7 +84,7 @@ def convert_checkpoint(
             state[key] = _remap_rows(key, state[key], model_state[key], class_rows)
     usable, report = match_state(state, model_state)
     report.check()
-    torch.save({"model": usable}, output)
+    torch.save({**(extra or {}), "model": usable}, output)
     return report
 
 
@@ -101,7 +103,7 @@ def read_state(path: str, *, allow_pickle: bool = False) -> State:
         if not allow_pickle:
             raise ValueError(
                 f"{path} is a pickle, which can run any code while it is read; pass"
-                " allow_pickle=True if you trust its source"
+                " allow_pickle=True (--allow-pickle) if you trust its source"
             )
         data = DetectionCheckpointer(torch.nn.Identity())._load_file(path)
     else:
@@ -136,8 +138,13 @@ def rename_keys(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> State:
 def match_state(
     state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]
 ) -> Tuple[State, LoadReport]:
-    """Split ``state`` into what a model can take, and a report of the rest."""
+    """Split ``state`` into what a model can take, and a report of the rest.
+
+    A single number fits whatever its number of axes: some keep it as a vector of length one.
+    """
     common = [k for k in state if k in model_state]
+    numbers = [k for k in common if state[k].numel() == model_state[k].numel() == 1]
+    state = {**state, **{k: state[k].reshape(model_state[k].shape) for k in numbers}}
     fits = [k for k in common if state[k].shape == model_state[k].shape]
     skipped = [
         (k, tuple(state[k].shape), tuple(model_state[k].shape)) for k in common if k not in fits

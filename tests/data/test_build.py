@@ -100,8 +100,11 @@ def test_bad_sets_are_one_clear_error(add_set):
         get_video_dicts("build_crowd", filter_empty=True)
     with pytest.raises(ValueError, match="no data set is named"):
         get_video_dicts([])
-    with pytest.raises(KeyError, match="build_typo"):
-        get_video_dicts("build_typo")
+    with pytest.raises(KeyError, match="'build_croud'; did you mean build_crowd"):
+        get_video_dicts("build_croud")
+    add_set("build_none", [])
+    with pytest.raises(ValueError, match="build_none: no video with a frame"):
+        get_video_dicts("build_none")
 
 
 def test_training_goes_on_for_ever_and_sees_every_video_once_per_epoch(add_set):

@@ -140,3 +140,14 @@ def test_bad_frames_name_video_frame_and_path(video, tmp_path):
     Image.new("RGB", (4, 6)).save(tmp_path / "04.png")
     with pytest.raises(ValueError, match=r"frame 4 .*: the frame is 6x4 .*, .* for 4x6"):
         read_frame(video, 4)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16"])
+def test_frames_of_any_colour_mode_become_bgr(video, tmp_path, mode):
+    grey = np.array([[0, 255, 0, 255, 0, 255]] * 4, dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 256 + 7)
+    else:
+        image = Image.fromarray(grey).convert(mode)
+    image.save(tmp_path / "03.png")
+    assert np.array_equal(read_frame(video, 3), np.stack([grey] * 3, axis=2))

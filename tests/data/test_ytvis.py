@@ -92,6 +92,16 @@ def test_broken_json_names_the_place(save, text, message):
         load_ytvis_json(save(text), "")
 
 
+def test_a_file_that_is_not_utf8_is_named(content, save):
+    path = save(content)
+    with open(path, "rb+") as file:
+        data = file.read().replace(b'"dog"', b'"d\xf6g"')
+        file.seek(0)
+        file.write(data)
+    with pytest.raises(ValueError, match=r"set\.json is not valid JSON: byte .* is not UTF-8"):
+        load_ytvis_json(path, "")
+
+
 def test_masks_are_compressed_while_the_file_is_read(tmp_path):
     """As Python lists the run lengths would take six times the size of the file."""
     size, length = (2000, 400), 40

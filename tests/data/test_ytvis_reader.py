@@ -61,6 +61,12 @@ def test_what_is_missing_is_computed(content, save):
     assert annotation["id"] == 9  # the first free one: 8 is the largest of the file
 
 
+def test_a_track_that_is_never_seen_is_no_object(content, save):
+    content["annotations"][0]["segmentations"] = [None] * 3
+    video = load_ytvis_json(save(content), "")[0]
+    assert [[a["id"] for a in frame] for frame in video["annotations"]] == [[6], [], [6]]
+
+
 def test_empty_box_is_computed_from_the_mask(content, save):
     content["annotations"][0]["bboxes"][0] = [0, 0, 0, 0]
     video = load_ytvis_json(save(content), "")[0]
@@ -174,6 +180,38 @@ BAD = {
         "a video needs id of type int: {'id': 'v1'",
     ),
     "track id of text": (_set("annotations", 0, "id", "x"), "set.json: a track must .*'id': 'x'"),
+    "masks of no list": (
+        _set("annotations", 0, "segmentations", {"size": [1, 1]}),
+        TRACK + r": segmentations must be a list: \{'size'",
+    ),
+    "boxes of no list": (
+        _set("annotations", 0, "bboxes", 5),
+        TRACK + ": bboxes must be a list: 5",
+    ),
+    "category of a list": (
+        _set("annotations", 0, "category_id", [7]),
+        r"category_id must be an integer, got \[7\]",
+    ),
+    "category of text": (
+        _set("annotations", 0, "category_id", "7"),
+        "category_id must be an integer, got '7'",
+    ),
+    "video of a list": (
+        _set("annotations", 0, "video_id", [10]),
+        r"video_id must be an integer, got \[10\]",
+    ),
+    "crowd of text": (
+        _set("annotations", 0, "iscrowd", "no"),
+        TRACK + ": iscrowd is 'no', expected 0 or 1",
+    ),
+    "file name of a number": (
+        _set("videos", 0, "file_names", 1, 7),
+        r"video 10: file_names must be paths: \['first/0.png', 7",
+    ),
+    "no height": (
+        _set("videos", 0, "height", 0),
+        r"video 10: height and width are \(0, 32\), expected those of an image",
+    ),
     "box of text": (_set("annotations", 0, "bboxes", 1, "ab"), TRACK + ", frame 1: box 'ab'"),
 }
 

@@ -74,6 +74,34 @@ def test_weights_that_hardly_match_are_refused_and_a_backbone_is_not(tmp_path: P
         checkpointer.load(str(tmp_path / "other.pth"))
 
 
+def test_damaged_files_and_other_things_are_one_error_that_names_the_file(tmp_path: Path) -> None:
+    path = Path(saved(tmp_path)[0])
+    files = {
+        "half.pth": path.read_bytes()[: path.stat().st_size // 2],
+        "empty.pth": b"",
+        "page.pth": b"<html>404</html>",
+        "noextension": b"PK",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: cannot be read as a checkpoint") as error:
+            make(tmp_path)[0].load(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+    contents = {
+        "expected a checkpoint with a dict, found a list": [torch.zeros(2)],
+        "'state_dict' is of type dict": {"state_dict": {"a": torch.zeros(2)}},
+        "'model' is of type Tensor": {"model": torch.zeros(2)},
+        "another model: matched 0 of": {},
+    }
+    for message, content in contents.items():
+        torch.save(content, tmp_path / "odd.pth")
+        with pytest.raises(ValueError, match=f"odd.pth: .*{message}"):
+            make(tmp_path)[0].load(str(tmp_path / "odd.pth"))
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(AssertionError, match="folder.pth not found"):
+        make(tmp_path)[0].load(str(tmp_path / "folder.pth"))
+
+
 def test_skipped_shapes_are_reported(tmp_path: Path, caplog: Any) -> None:
     checkpointer, model = make(tmp_path)
     state = {**model.state_dict(), "predictor.bias": torch.zeros(7)}
@@ -88,7 +116,7 @@ def test_pickles_need_the_config_key(tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     state = {k: np.ones_like(v.numpy()) for k, v in model.state_dict().items()}
     path.write_bytes(pickle.dumps({"model": state, "__author__": "test"}))
-    with pytest.raises(ValueError, match="w.pkl is a pickle.*MODEL.VIS.ALLOW_PICKLE True"):
+    with pytest.raises(ValueError, match="w.pkl: this is a pickle.*MODEL.VIS.ALLOW_PICKLE True"):
         checkpointer.load(str(path))
     checkpointer, model = make(tmp_path, "MODEL.VIS.ALLOW_PICKLE", True)
     checkpointer.load(str(path))
@@ -101,7 +129,7 @@ def test_code_in_a_pth_file_is_not_run(tmp_path: Path) -> None:
             return (open, (str(tmp_path / "ran"), "w"))
 
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"evil.pth: cannot be read.* Python object _?io\.open"):
         make(tmp_path)[0].load(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "ran").exists()
 

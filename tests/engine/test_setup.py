@@ -49,8 +49,28 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_lone_key_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         merge_config(make_cfg(tmp_path), "nowhere.yaml")
-    with pytest.raises(AssertionError, match="SOLVER.ACCUMULATE"):
-        merge_config(make_cfg(tmp_path), "", ["SOLVER.ACCUMULATE"])
+    with pytest.raises(ValueError, match="SOLVER.ACCUMULATE at the end has no value"):
+        merge_config(make_cfg(tmp_path), "", ["SEED", "1", "SOLVER.ACCUMULATE"])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"MODEL: [1,\n", r"a\.yaml' is not plain YAML: .*line 2, column 1"),
+        (b"just words\n", r"a\.yaml' holds a str, expected keys"),
+        (b"", r"a\.yaml' holds a NoneType"),
+        (b"OUTPUT_DIR: \xe9\xff\n", r"a\.yaml' is not plain YAML"),
+        (b"_BASE_: b.yaml\n", r"b\.yaml' is not plain YAML|b\.yaml.*line 1"),
+    ],
+)
+def test_a_file_that_is_no_yaml_mapping_is_named(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    (tmp_path / "b.yaml").write_text("SEED: ]\n")
+    with pytest.raises(ValueError, match=message) as error:
+        merge_config(make_cfg(tmp_path), str(tmp_path / "a.yaml"))
+    assert "\n" not in str(error.value)
 
 
 def test_yaml_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -72,6 +92,23 @@ def test_device_seed_and_classes_are_settled(tmp_path: Path, monkeypatch: Any, c
     settled = cfg.dump()
     prepare_config(cfg)
     assert cfg.dump() == settled
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu', expected cpu, cuda"):
+        prepare_config(make_cfg(tmp_path, "MODEL.DEVICE", "gpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    prepare_config(make_cfg(tmp_path, "MODEL.DEVICE", "cuda:1"))
+    with pytest.raises(ValueError, match="'cuda:2', but this machine has 2 GPUs"):
+        prepare_config(make_cfg(tmp_path, "MODEL.DEVICE", "cuda:2"))
+
+
+def test_a_data_set_that_does_not_exist_is_named_with_the_nearest(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path)
+    cfg.DATASETS.TRAIN = ("ytvis_2019_trian",)
+    with pytest.raises(KeyError, match="'ytvis_2019_trian'; did you mean ytvis_2019_train or"):
+        prepare_config(cfg)
 
 
 def test_a_given_number_of_classes_stays(tmp_path: Path, caplog: Any) -> None:
@@ -98,6 +135,9 @@ def test_classes_of_missing_data_come_from_the_checkpoint(tmp_path: Path) -> Non
     prepare_config(cfg)
     assert cfg.MODEL.VIS.NUM_CLASSES == 3
     assert class_names(without_data(tmp_path, "MODEL.VIS.NUM_CLASSES", 4)) == []
+    Path(path).write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=f"{path}: cannot be read as a checkpoint"):
+        prepare_config(without_data(tmp_path, "MODEL.WEIGHTS", path))
 
 
 def test_no_data_set_and_no_number_of_classes_is_an_error(tmp_path: Path) -> None:

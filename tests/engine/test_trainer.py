@@ -109,6 +109,13 @@ def test_nan_loss_stops_with_iteration_and_losses_and_keeps_the_last_checkpoint(
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
+def test_a_misspelt_test_set_stops_before_the_training(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path, "DATASETS.TEST", ("ytvis_2019_vall",))
+    with pytest.raises(KeyError, match="'ytvis_2019_vall'; did you mean ytvis_2019_val or"):
+        StandInTrainer(cfg)
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     trainer = StandInTrainer(make_cfg(tmp_path))
     trainer.checkpointer.save("good", iteration=0)

@@ -146,7 +146,7 @@ def test_only_the_main_process_scores(
 ) -> None:
     monkeypatch.setattr(module.comm, "is_main_process", lambda: False)
     assert run(VISEvaluator(dataset, str(tmp_path / "out")), [1]) == {}
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_works_inside_detectron2s_loop(dataset: str) -> None:
@@ -181,3 +181,17 @@ def test_inputs_are_not_changed(dataset: str) -> None:
     before = copy.deepcopy(OUTPUTS[1]["instances"].segmentations)
     run(VISEvaluator(dataset), [1, 2])
     assert OUTPUTS[1]["instances"].segmentations == before
+
+
+def test_what_was_found_before_an_error_is_kept(dataset: str, tmp_path: Path):
+    """Every finished video is on disk until results.json is; a new evaluation starts afresh."""
+    evaluator = VISEvaluator(dataset, str(tmp_path), distributed=False)
+    partial = tmp_path / "results.partial.0.jsonl"
+    evaluator.reset()
+    evaluator.process([{"video_id": 1}], [OUTPUTS[1]])
+    (line,) = [json.loads(line) for line in partial.read_text().splitlines()]
+    assert line["video_id"] == 1
+    assert [entry["category_id"] for entry in line["results"]] == [1, 2]
+    run(evaluator, [1, 2])
+    assert not partial.exists()
+    assert len(read_results(str(tmp_path / "results.json"))) == 4

@@ -69,3 +69,9 @@ def test_running_scores_are_causal():
 def test_unknown_policy(name):
     with pytest.raises(ValueError, match=f"{name}: expected one of"):
         TrackSelection(**{name: "best"})
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_that_is_no_score_is_refused(threshold):
+    with pytest.raises(ValueError, match=r"score_threshold: expected a score in \[0, 1\], found"):
+        TrackSelection(score_threshold=threshold)

@@ -269,3 +269,13 @@ def test_instances_without_area_stay_finite():
     assert all(torch.isfinite(v) for v in losses.values())
     assert torch.isfinite(outputs.distances.grad).all()
     assert isinstance(target, Instances) and isinstance(target.gt_boxes, Boxes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_predictions_that_are_not_finite_show_in_the_losses(value):
+    """And raise nothing: the training loop tells the iteration and all of them."""
+    outputs, branches = make_outputs(1)
+    outputs.distances = torch.full((1, NUM, 4), value)
+    target = frame_targets(annotate(square(16, 16)), annotate(square(16, 16)))
+    losses = make_criterion()(outputs, branches, [target], PADDED)
+    assert torch.isnan(losses["loss_box"]) and torch.isfinite(losses["loss_track"])

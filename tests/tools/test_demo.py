@@ -214,6 +214,44 @@ def test_ctrl_c_keeps_what_has_been_done(run, folder, monkeypatch, live):
     assert len(entry["segmentations"]) == 5
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_frame_that_breaks_costs_only_what_comes_after_it(
+    run, folder, tmp_path, monkeypatch, live
+):
+    class Breaking(VideoSource):
+        def _decode(self):
+            for t in range(5):
+                yield f"frame {t}", np.full((*SIZE, 3), 90, dtype=np.uint8)
+            raise ValueError("film: frame 5 cannot be decoded")
+
+    source = Breaking("film", fps=25.0, num_frames=12, rereadable=not live)
+    monkeypatch.setattr(demo, "open_source", lambda *_, **__: source)
+    with pytest.raises(ValueError, match=r"film: frame 5 cannot be decoded; .*\(frames: 5\)"):
+        run(folder)
+    assert len(list(open_source(tmp_path / "out" / "clip.mp4"))) == 5
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(entry["segmentations"]) == 5
+
+
+def test_results_outlive_a_failing_drawing(run, folder, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no more space")
+
+    monkeypatch.setattr(demo, "render", fail)
+    with pytest.raises(RuntimeError, match="no more space"):
+        run(folder)
+    (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(entry["segmentations"]) == 12
+
+
+def test_a_data_set_that_nobody_knows_here_has_ids_from_1(run, folder, tmp_path):
+    """As after a training with a set that the user's own script registered."""
+    out = run(folder, "DATASETS.TRAIN", "('my_own_set',)", "MODEL.VIS.NUM_CLASSES", "40")
+    (entry,) = json.loads((out / "results.json").read_text())
+    assert entry["category_id"] == 1
+
+
 def test_a_real_model_with_random_weights(tmp_path, folder):
     configs = Path(__file__).resolve().parents[2] / "configs" / "quick"
     demo.main(
@@ -233,8 +271,34 @@ def test_a_real_model_with_random_weights(tmp_path, folder):
         (["--only-class", "unicorn"], ValueError, "unicorn"),
         (["TEST.VIS.MODUS", "ap"], KeyError, "TEST.VIS.MODE"),
         (["MODEL.WEIGHTS", ""], ValueError, "names a checkpoint"),
+        (["--output", "{}/frames"], ValueError, "frames: this is a folder"),
+        (["--output", "{}/clip.gif"], ValueError, "clip.gif: expected a name that ends in .mp4"),
+        (["--output", "{}/model.yaml/o.mp4"], OSError, "its folder cannot be made"),
+        (["--output", "{}/frames/o.mp4"], ValueError, "would become one of the frames in"),
+        (["--fps", "0"], ValueError, "must be > 0"),
+        (["--sheet-frames", "0"], ValueError, "at least one frame"),
     ],
 )
-def test_wrong_input_is_named(run, folder, option, error, message):
+def test_wrong_input_is_named_before_the_work_begins(
+    run, folder, tmp_path, monkeypatch, option, error, message
+):
+    monkeypatch.setattr(StubPredictor, "__call__", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(error, match=message):
-        run(folder, *option)
+        run(folder, *[text.format(tmp_path) for text in option])
+
+
+@pytest.mark.parametrize("threshold", ["2", "-0.1", "nan", "high"])
+def test_a_threshold_is_a_score(run, folder, capsys, threshold):
+    with pytest.raises(SystemExit, match="2"):
+        run(folder, f"--threshold={threshold}")
+    message = f"argument --threshold: expected a score from 0 to 1, got {threshold}"
+    assert message in capsys.readouterr().err
+
+
+def test_the_input_is_never_written_over(run, film):
+    before = film.read_bytes()
+    with pytest.raises(ValueError, match="film.mp4: the output would replace the input"):
+        run(film, output="film.mp4")
+    with pytest.raises(ValueError, match="would replace the input"):
+        run(film, output="film")
+    assert film.read_bytes() == before

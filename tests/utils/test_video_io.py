@@ -72,6 +72,13 @@ def test_a_palette_image_becomes_color(tmp_path):
     assert next(iter(open_source(tmp_path))).shape == (6, 8, 3)
 
 
+def test_grey_images_of_16_bits_keep_their_shades(tmp_path):
+    ramp = np.linspace(0, 65535, 48, dtype=np.uint16).reshape(6, 8)
+    Image.fromarray(ramp).save(tmp_path / "0.png")
+    (only,) = open_source(tmp_path)
+    assert only.dtype == np.uint8 and np.array_equal(only, np.stack([ramp >> 8] * 3, axis=2))
+
+
 def test_frames_are_decoded_only_when_asked_for(folder, monkeypatch):
     read = []
     original = FrameFolder._read
@@ -227,8 +234,9 @@ def test_an_open_source_is_returned_and_the_rate_can_be_set(folder):
     source = open_source(folder, fps=12)
     assert source.fps == 12.0
     assert open_source(source) is source
-    with pytest.raises(ValueError, match="must be > 0"):
-        open_source(folder, fps=0)
+    for fps in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be > 0"):
+            open_source(folder, fps=fps)
 
 
 class FakeCapture:

@@ -65,6 +65,27 @@ def test_an_extension_is_added_and_folders_are_made(tmp_path):
     assert writer.path.is_file()
 
 
+@pytest.mark.parametrize("name", ["out.gif", "frame.png", "out.v2"])
+def test_what_is_no_video_is_refused_and_not_touched(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"{name}: expected a name that ends in .mp4, "):
+        VideoWriter(tmp_path / name, 25, SIZE)
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_places_that_cannot_be_written_to_are_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/out.mp4: its folder cannot be made"):
+        VideoWriter(tmp_path / "file" / "out.mp4", 25, SIZE)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="folder: this is a folder, expected .*folder/out.mp4"):
+        VideoWriter(tmp_path / "folder", 25, SIZE)
+    # For the superuser every folder can be written to.
+    monkeypatch.setattr(video_writer.os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="out.mp4: its folder .* cannot be written to"):
+        VideoWriter(tmp_path / "out.mp4", 25, SIZE)
+
+
 @pytest.mark.parametrize("size", [(31, 48), (32, 47), (31, 47)])
 def test_odd_sides_are_padded(tmp_path, size):
     source = open_source(write(tmp_path / "out.mp4", size=size).path)

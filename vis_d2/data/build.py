@@ -1,5 +1,6 @@
 """Data sets by name, and loaders over detectron2's samplers."""
 
+import difflib
 import itertools
 import logging
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -16,7 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from .clip_mapper import ClipMapper
 from .datasets.builtin import register_builtin
 
-__all__ = ["build_vis_test_loader", "build_vis_train_loader", "get_video_dicts"]
+__all__ = [
+    "build_vis_test_loader",
+    "build_vis_train_loader",
+    "check_registered",
+    "get_video_dicts",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +31,16 @@ register_builtin()  # also for the tools, which do not import the whole package
 Video = Dict[str, Any]
 Clip = Dict[str, Any]
 Mapper = Callable[[Video, np.random.Generator], Clip]
+
+
+def check_registered(names: Sequence[str]) -> None:
+    """Raise a KeyError for the first name that no data set has; it names the nearest that exist."""
+    known = DatasetCatalog.list()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise KeyError(f"no data set is registered as {name!r}{hint}")
 
 
 def get_video_dicts(names: Union[str, Sequence[str]], filter_empty: bool = False) -> List[Video]:
@@ -38,11 +54,13 @@ def get_video_dicts(names: Union[str, Sequence[str]], filter_empty: bool = False
         Video dicts.
 
     Raises:
+        KeyError: no such data set; names the nearest.
         ValueError: no name, no video left, or different classes.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("no data set is named; set DATASETS.TRAIN or DATASETS.TEST")
+    check_registered(names)
     videos = [video for name in names for video in DatasetCatalog.get(name)]
     classes = {name: list(MetadataCatalog.get(name).thing_classes) for name in names}
     for name in names[1:]:
@@ -51,6 +69,8 @@ def get_video_dicts(names: Union[str, Sequence[str]], filter_empty: bool = False
                 f"{names[0]} and {name} cannot be joined: their classes are {classes[names[0]]} "
                 f"and {classes[name]}"
             )
+    if not videos:
+        raise ValueError(f"{', '.join(names)}: no video with a frame")
     kept = [video for video in videos if _has_objects(video)] if filter_empty else videos
     if not kept:
         raise ValueError(f"{', '.join(names)}: none of {len(videos)} videos has an object")

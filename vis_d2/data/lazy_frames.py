@@ -5,8 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Deque, Iterator, Mapping, Sequence
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
+from detectron2.utils.file_io import PathManager
 from torch import Tensor
+
+from vis_d2.utils.video_io import read_image
 
 __all__ = ["LazyFrames", "read_frame"]
 
@@ -74,10 +76,10 @@ def read_frame(video: Mapping[str, Any], t: int) -> np.ndarray:
     path = video["file_names"][t]
     where = f"video {video['video_id']}, frame {t} ({path})"
     try:
-        image = read_image(path, "BGR")
+        image = read_image(PathManager.get_local_path(path))
     except FileNotFoundError:
         raise OSError(f"{where}: no such file") from None
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: Pillow on a broken PNG
+    except OSError as error:
         raise OSError(f"{where}: cannot be decoded: {error}") from error
     expected, found = (video["height"], video["width"]), image.shape[:2]
     if found != expected:

@@ -3,12 +3,13 @@
 import logging
 from typing import Any, Dict, Mapping, Optional, Sequence
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
-from .setup import class_names
+from .setup import class_names, read_checkpoint
 
 __all__ = ["VISCheckpointer", "build_checkpointer"]
 
@@ -82,20 +83,33 @@ class VISCheckpointer(DetectionCheckpointer):
                 )
         super().save(name, vis_d2=self.identity, **kwargs)
 
+    def load(self, path: str, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+        """Load a file; see the parent.
+
+        Raises:
+            ValueError: it cannot be read, is a pickle that is not allowed, or is of another model
+                or of other classes; the message names the file.
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error.__cause__
+
     def _load_file(self, filename: str) -> Dict[str, Any]:
         if filename.endswith(".pkl"):
             if not self.allow_pickle:
                 raise ValueError(
-                    f"{filename} is a pickle, which can run any code while it is read; if you"
+                    "this is a pickle, which can run any code while it is read; if you"
                     " trust its source, set MODEL.VIS.ALLOW_PICKLE True"
                 )
             return super()._load_file(filename)
-        loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        loaded = read_checkpoint(filename)
         return loaded if "model" in loaded else {"model": loaded}
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
         if "vis_d2" in checkpoint:
             _compare_identities(checkpoint["vis_d2"], self.identity)
+        _check_state(checkpoint["model"])
         offered = len(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         expected = len(self.model.state_dict())
@@ -107,10 +121,23 @@ class VISCheckpointer(DetectionCheckpointer):
             f"matched {matched} of the model's {expected} tensors and of the file's {offered}"
             f" (skipped for their shape: {'; '.join(shapes) or 'none'})"
         )
-        if matched < min(expected, offered) / 2:
+        if matched == 0 or matched < min(expected, offered) / 2:
             raise ValueError(f"this is a checkpoint of another model: {report}")
         logger.info("checkpoint: %s", report)
         return incompatible
+
+
+def _check_state(state: Any) -> None:
+    if isinstance(state, dict):
+        wrong = [(k, v) for k, v in state.items() if not isinstance(v, (Tensor, np.ndarray))]
+    else:
+        wrong = [("model", state)]
+    if wrong:
+        key, value = wrong[0]
+        raise ValueError(
+            "expected tensors by their names, alone or as the entry 'model', but"
+            f" {key!r} is of type {type(value).__name__}"
+        )
 
 
 def _compare_identities(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

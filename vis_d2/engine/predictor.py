@@ -86,10 +86,12 @@ class VideoPredictor:
             while len(seen) > max(MAX_SCORED_TRACKS, len(ids)):
                 del seen[next(iter(seen))]
             scores, classes = self.model.selection.running(seen, ids, t + 1)
-            tracks.scores = scores.to(tracks.track_ids.device)
-            tracks.pred_classes = classes.to(tracks.track_ids.device)
+            device = tracks.pred_masks.device
+            tracks.scores = scores.to(device)
+            tracks.pred_classes = classes.to(device)
             if not tracks.has("pred_boxes"):
-                tracks.pred_boxes = BitMasks(tracks.pred_masks).get_bounding_boxes()
+                # detectron2 finds these boxes on the CPU, whatever the device of the masks.
+                tracks.pred_boxes = BitMasks(tracks.pred_masks).get_bounding_boxes().to(device)
             yield t, tracks
 
     @torch.no_grad()

@@ -4,9 +4,10 @@ import argparse
 import difflib
 import logging
 import re
-from typing import Iterable, Iterator, List, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Sequence
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
@@ -14,7 +15,16 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
-__all__ = ["class_names", "merge_config", "prepare_config", "resolve_num_classes", "setup_job"]
+from vis_d2.data.build import check_registered
+
+__all__ = [
+    "class_names",
+    "merge_config",
+    "prepare_config",
+    "read_checkpoint",
+    "resolve_num_classes",
+    "setup_job",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +42,15 @@ def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) 
 
     Raises:
         FileNotFoundError: the file does not exist.
+        ValueError: the file is no YAML mapping, or the last key has no value.
         KeyError: a key does not exist; the message names it and the nearest that do.
     """
     known = list(_key_names(cfg))
-    if config_file and not PathManager.isfile(config_file):
-        raise FileNotFoundError(f"config file {config_file!r} does not exist")
+    if len(opts) % 2:
+        raise ValueError(f"expected KEY VALUE pairs, but {opts[-1]} at the end has no value")
     try:
         if config_file:
-            cfg.merge_from_file(config_file, allow_unsafe=False)
+            _merge_file(cfg, config_file)
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError) as error:
         found = _UNKNOWN_KEY.search(str(error))
@@ -49,12 +60,31 @@ def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) 
         raise KeyError(_unknown_key_message(found.group(1), source, known)) from None
 
 
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    if not PathManager.isfile(config_file):
+        raise FileNotFoundError(f"config file {config_file!r} does not exist")
+    try:
+        with PathManager.open(config_file, "r") as file:
+            content = yaml.safe_load(file)
+        if not isinstance(content, dict):
+            kind = type(content).__name__
+            raise ValueError(f"config file {config_file!r} holds a {kind}, expected keys")
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        message = f"config file {config_file!r} is not plain YAML: {_one_line(error)}"
+        raise ValueError(message) from None
+
+
 def prepare_config(cfg: CfgNode) -> None:
     """Settle what the config leaves open: device, seed, number of classes. In place, idempotent.
 
     A CUDA device falls back to the CPU where there is none, a negative ``SEED`` becomes a drawn one
     (the same in every process), and ``MODEL.VIS.NUM_CLASSES`` comes from the data sets.
+
+    Raises:
+        ValueError: ``MODEL.DEVICE`` is no device, or see ``resolve_num_classes``.
     """
+    _check_device(cfg.MODEL.DEVICE)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info("MODEL.DEVICE is %s but no GPU is available: using cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
@@ -62,6 +92,17 @@ def prepare_config(cfg: CfgNode) -> None:
         cfg.SEED = int(comm.shared_random_seed()) % 2**31
         logger.info("SEED was not set: drew %d", cfg.SEED)
     resolve_num_classes(cfg)
+
+
+def _check_device(name: str) -> None:
+    try:
+        index = torch.device(name).index or 0
+    except RuntimeError:
+        message = f"MODEL.DEVICE is {name!r}, expected cpu, cuda, or cuda:1 and the like"
+        raise ValueError(message) from None
+    found = torch.cuda.device_count()
+    if name.startswith("cuda") and 0 < found <= index:
+        raise ValueError(f"MODEL.DEVICE is {name!r}, but this machine has {found} GPUs")
 
 
 def resolve_num_classes(cfg: CfgNode) -> None:
@@ -124,6 +165,7 @@ def _dataset_classes(name: str) -> List[str]:
     try:
         return list(MetadataCatalog.get(name).thing_classes)
     except AttributeError:
+        check_registered([name])
         DatasetCatalog.get(name)  # detectron2's own sets know their classes once they are loaded
         return list(MetadataCatalog.get(name).thing_classes)
 
@@ -131,8 +173,40 @@ def _dataset_classes(name: str) -> List[str]:
 def _checkpoint_classes(path: str) -> List[str]:
     if not path.endswith(".pth") or not PathManager.isfile(path):
         return []
-    checkpoint = torch.load(PathManager.get_local_path(path), map_location="cpu", weights_only=True)
+    try:
+        checkpoint = read_checkpoint(PathManager.get_local_path(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return list(checkpoint.get("vis_d2", {}).get("thing_classes", []))
+
+
+def read_checkpoint(path: str) -> Dict[str, Any]:
+    """Read a ``.pth`` file of tensors and plain containers; no code in it is run.
+
+    Raises:
+        ValueError: it is damaged, holds other things, or holds no dict.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the reader trips over: it has no error of its own
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"it holds the Python object {found.group(1)}" if found else _one_line(error)
+        raise ValueError(
+            f"cannot be read as a checkpoint of tensors and plain containers: {why}"
+        ) from None
+    if not isinstance(loaded, dict):
+        raise ValueError(f"expected a checkpoint with a dict, found a {type(loaded).__name__}")
+    return loaded
+
+
+def _one_line(error: Exception) -> str:
+    """What an error of another library says, without its line breaks; its type if it says nothing.
+
+    Sentences after the first are advice for programmers.
+    """
+    return " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
 
 
 def _key_names(cfg: CfgNode, prefix: str = "") -> Iterator[str]:

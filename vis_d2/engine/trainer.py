@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vis_d2.compat import LRScheduler
-from vis_d2.data.build import build_vis_test_loader, build_vis_train_loader
+from vis_d2.data.build import build_vis_test_loader, build_vis_train_loader, check_registered
 from vis_d2.evaluation import VISEvaluator
 
 from .checkpointer import build_checkpointer
@@ -52,6 +52,7 @@ class VISTrainer(DefaultTrainer):
         cfg.defrost()
         prepare_config(cfg)
         cfg.freeze()
+        check_registered(cfg.DATASETS.TEST)  # now, and not when hours of training are over
         PathManager.mkdirs(cfg.OUTPUT_DIR)
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

@@ -1,6 +1,7 @@
 """Scores a model on a data set of videos, inside detectron2's evaluation loop."""
 
 import itertools
+import json
 import logging
 import os
 from collections import OrderedDict
@@ -32,7 +33,9 @@ class VISEvaluator(DatasetEvaluator):
 
     Takes the results of each video as run lengths, so memory does not depend on the size of the
     frames. The ground truth is the data set's JSON file; without annotations in it, results are
-    written and no AP is given.
+    written and no AP is given. Until then the results of every finished video are in
+    ``results.partial.<process>.jsonl``, one line each: what ends an evaluation early, a broken
+    frame say, costs none of them.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class VISEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._results = {}
+        self._remove_partial()
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -78,7 +82,9 @@ class VISEvaluator(DatasetEvaluator):
         for video, output in zip(inputs, outputs):
             entries = to_results(video["video_id"], output["instances"], self._dataset_ids)
             # A sampler that pads gives a video twice; the first result stands.
-            self._results.setdefault(video["video_id"], entries)
+            if video["video_id"] not in self._results:
+                self._results[video["video_id"]] = entries
+                self._append_partial(video["video_id"], entries)
 
     def evaluate(self) -> Dict[str, Dict[str, float]]:
         """Write the results and score them.
@@ -94,8 +100,10 @@ class VISEvaluator(DatasetEvaluator):
         """
         entries = self._gather()
         if not comm.is_main_process():
+            self._remove_partial()
             return {}
         where = self._write(entries)
+        self._remove_partial()
         gt = read_json(self._json_file)
         missing = missing_annotations(gt)
         if missing:
@@ -121,6 +129,23 @@ class VISEvaluator(DatasetEvaluator):
             for video_id, entries in part.items():
                 merged.setdefault(video_id, entries)
         return list(itertools.chain.from_iterable(merged[video_id] for video_id in sorted(merged)))
+
+    def _partial_path(self) -> Optional[str]:
+        if self._output_dir is None:
+            return None
+        return os.path.join(self._output_dir, f"results.partial.{comm.get_rank()}.jsonl")
+
+    def _append_partial(self, video_id: int, entries: Entries) -> None:
+        path = self._partial_path()
+        if path is not None:
+            os.makedirs(self._output_dir, exist_ok=True)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"video_id": video_id, "results": entries}) + "\n")
+
+    def _remove_partial(self) -> None:
+        path = self._partial_path()
+        if path is not None and os.path.exists(path):
+            os.remove(path)
 
     def _warn_of_faults(self, entries: Entries, gt: Mapping[str, Any]) -> None:
         category_ids = [category["id"] for category in gt.get("categories") or ()]

@@ -49,7 +49,8 @@ class TrackSelection:
         score_threshold: rows below it are left out, in [0, 1]. A score of zero is never reported.
 
     Raises:
-        ValueError: an unknown mode, aggregate or over.
+        ValueError: an unknown mode, aggregate or over, or a threshold that no score could meet or
+            that is no number.
     """
 
     def __init__(
@@ -68,6 +69,10 @@ class TrackSelection:
         ):
             if value not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, found {value!r}")
+        if not 0.0 <= score_threshold <= 1.0:
+            raise ValueError(
+                f"score_threshold: expected a score in [0, 1], found {score_threshold}"
+            )
         self.mode = mode
         self.aggregate = aggregate
         self.over = over

@@ -157,7 +157,8 @@ def _score_image(tracks: Instances, selection: TrackSelection) -> Instances:
     if picked.has("pred_boxes"):
         result.pred_boxes = picked.pred_boxes
     else:
-        result.pred_boxes = BitMasks(picked.pred_masks).get_bounding_boxes()
+        # detectron2 finds these boxes on the CPU, whatever the device of the masks.
+        result.pred_boxes = BitMasks(picked.pred_masks).get_bounding_boxes().to(device)
     result.scores = values.to(device)
     result.pred_classes = classes.to(device)
     result.track_ids = ids.to(device)

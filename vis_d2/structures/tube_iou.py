@@ -5,12 +5,18 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .column_spans import MAX_HEIGHT, column_spans, intersections
+from .mask_stack import MaskStack, read_stack
 from .rle_counts import RLE, areas
 
 Tube = Sequence[Optional[RLE]]
 Cell = Tuple[int, int, RLE]  # index of the tube, frame, mask
+Group = Tuple[Sequence[int], Sequence[int]]  # tubes to compare with tubes
 # A call of the IoU function costs as much as comparing the boxes of this many pairs.
 _PAIRS_PER_CALL = 2000
+# Masks that are compared in numpy at once; with fewer than the second, it does not pay.
+_MASKS_PER_BLOCK = 1024
+_FEW_MASKS = 64
 
 
 def tube_iou(
@@ -39,32 +45,109 @@ def tube_iou(
     Raises:
         ValueError: ``strict``, and the tubes differ in length or the masks in size.
     """
-    shape = (len(dt), len(gt))
-    if 0 in shape:
-        return np.zeros(shape)
+    if 0 in (len(dt), len(gt)):
+        return np.zeros((len(dt), len(gt)))
     lengths = {len(tube) for tubes in (dt, gt) for tube in tubes}
-    sizes = {
-        tuple(r["size"]) for tubes in (dt, gt) for tube in tubes for r in tube if r is not None
-    }
+    present = [r for tubes in (dt, gt) for tube in tubes for r in tube if r is not None]
+    sizes = {tuple(r["size"]) for r in present}
     if strict and len(lengths) > 1:
         raise ValueError(f"tubes to compare differ in length: {sorted(lengths)} frames")
     if strict and len(sizes) > 1:
         raise ValueError(f"masks to compare differ in size: {sorted(sizes)}")
-    num_frames = min(max(map(len, dt)), max(map(len, gt)))
-    dt_area, gt_area = _frame_areas(dt, num_frames), _frame_areas(gt, num_frames)
-    dt_total, gt_total = _totals(dt, gt, dt_area, gt_area)
-    common, dropped = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for i, j, t, iou in _frame_ious(dt, gt, num_frames):
-        both = dt_area[i, t] + gt_area[j, t]
-        # iou is the quotient of two integers, pixels / (both - pixels), which determines them.
-        pixels = np.rint(iou * both / (1 + iou)).astype(np.int64)
-        comparable = len(sizes) < 2 or _same_size(dt, gt, i, j, t)
-        np.add.at(common, (i, j), np.where(comparable, pixels, 0))
-        np.add.at(dropped, (i, j), np.where(comparable, 0, both))
+    if len(sizes) == len(lengths) == 1 and len(present) > _FEW_MASKS:
+        stack = read_stack([rle["counts"] for rle in present], sizes.pop())[0]
+        seen = np.array([r is not None for tubes in (dt, gt) for tube in tubes for r in tube])
+        tubes = list(range(len(dt))), list(range(len(dt), len(dt) + len(gt)))
+        (iou,) = stacked_tube_ious(stack, seen.reshape(-1, lengths.pop()), [tubes], [iscrowd])
+        if iou is not None:
+            return iou
+    return _walked_tube_iou(dt, gt, iscrowd, len(sizes) < 2)
+
+
+def stacked_tube_ious(
+    stack: MaskStack,
+    present: np.ndarray,
+    groups: Sequence[Group],
+    iscrowd: Sequence[Optional[Sequence[int]]],
+) -> List[Optional[np.ndarray]]:
+    """The same for several groups of tubes of a video, whose masks have been read.
+
+    Args:
+        stack: the masks of all tubes, tube by tube.
+        present: (n, T) bool, in which frames the tubes have one.
+        groups: for each the indices of detections and of truths; no tube is in two groups.
+        iscrowd: for each group as in :func:`tube_iou`.
+
+    Returns:
+        For each group (D, G) float64; None where :func:`tube_iou` is faster.
+    """
+    if stack.size[0] > MAX_HEIGHT:
+        return [None] * len(groups)
+    tube_areas = np.zeros(present.shape, np.int64)
+    tube_areas[present] = stack.areas
+    totals = tube_areas.sum(axis=1)
+    result: List[Optional[np.ndarray]] = []
+    for group, common, crowd in zip(groups, _common_pixels(stack, present, groups), iscrowd):
+        dt_total, gt_total = totals[list(group[0]), None], totals[list(group[1])]
+        result.append(None if common is None else _ratio(common, dt_total, gt_total, crowd))
+    return result
+
+
+def _common_pixels(
+    stack: MaskStack, present: np.ndarray, groups: Sequence[Group]
+) -> List[Optional[np.ndarray]]:
+    """(D, G) int64 for each group, None for fragmented masks."""
+    sums: List[Optional[np.ndarray]] = [np.zeros((len(d), len(g)), np.int64) for d, g in groups]
+    order = np.array([tube for d, g in groups for tube in (*d, *g)], np.int64)
+    if not len(order):
+        return sums
+    number = np.full(present.shape, -1, np.int64)  # place of each mask in the stack
+    number[present] = np.arange(len(stack))
+    number = number[order]
+    step = max(1, _MASKS_PER_BLOCK // len(order))
+    for t in range(0, present.shape[1], step):
+        block = number[:, t : t + step]
+        rows = np.flatnonzero(block >= 0)
+        spans = column_spans(stack, block.reshape(-1)[rows], rows, block.shape)
+        start = 0
+        for k, (d, g) in enumerate(groups):
+            middle, stop = start + len(d), start + len(d) + len(g)
+            if sums[k] is not None:
+                part = intersections(spans.tubes(start, middle), spans.tubes(middle, stop))
+                sums[k] = None if part is None else sums[k] + part
+            start = stop
+    return sums
+
+
+def _ratio(
+    common: np.ndarray,
+    dt_total: np.ndarray,
+    gt_total: np.ndarray,
+    iscrowd: Optional[Sequence[int]],
+    dropped: int = 0,
+) -> np.ndarray:
     union = dt_total + gt_total - common - dropped
     if iscrowd is not None:
         union = np.where(np.asarray(iscrowd, bool), dt_total, union)
     return common / np.maximum(union, 1)
+
+
+def _walked_tube_iou(
+    dt: Sequence[Tube], gt: Sequence[Tube], iscrowd: Optional[Sequence[int]], one_size: bool
+) -> np.ndarray:
+    """The C code walks along the runs of each pair of masks."""
+    num_frames = min(max(map(len, dt)), max(map(len, gt)))
+    dt_area, gt_area = _frame_areas(dt, num_frames), _frame_areas(gt, num_frames)
+    dt_total, gt_total = _totals(dt, gt, dt_area, gt_area)
+    common, dropped = (np.zeros((len(dt), len(gt)), np.int64) for _ in range(2))
+    for i, j, t, iou in _frame_ious(dt, gt, num_frames):
+        both = dt_area[i, t] + gt_area[j, t]
+        # iou is the quotient of two integers, pixels / (both - pixels), which determines them.
+        pixels = np.rint(iou * both / (1 + iou)).astype(np.int64)
+        comparable = one_size or _same_size(dt, gt, i, j, t)
+        np.add.at(common, (i, j), np.where(comparable, pixels, 0))
+        np.add.at(dropped, (i, j), np.where(comparable, 0, both))
+    return _ratio(common, dt_total, gt_total, iscrowd, dropped)
 
 
 def _frame_ious(

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import signal
 import threading
 from collections import deque
@@ -21,7 +22,7 @@ from vis_d2.evaluation.results import RESULTS_NAME, to_results, write_results
 from vis_d2.inference import TrackletCollector
 from vis_d2.structures import VideoInstances
 from vis_d2.utils.video_io import open_source
-from vis_d2.utils.video_writer import VideoWriter
+from vis_d2.utils.video_writer import VideoWriter, prepare_output
 from vis_d2.visualization import ContactSheet, TrackVisualizer, render
 
 from ._config import add_config_arguments, load_config
@@ -38,6 +39,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """
     args = _parser().parse_args(argv)
     setup_logger(name="vis_d2")
+    output = _output_path(args.output, args.input)
     # No limit in effect on the number of tracks: the threshold decides.
     selection = {"MODE": "unique", "MAX_TRACKS": 1000, "SCORE_THRESHOLD": args.threshold}
     cfg = load_config(args, {f"TEST.VIS.{key}": value for key, value in selection.items()})
@@ -52,22 +54,27 @@ def main(argv: Optional[List[str]] = None) -> int:
         min_side=args.min_side,
     )
     sheet = ContactSheet(args.sheet_frames)
+    broken: List[Exception] = []
     with open_source(args.input, fps=args.fps) as source:
         size = visualizer.output_size((source.height, source.width))
         instances = None
         if source.rereadable:
-            with _until_interrupt(source) as frames:
+            with _until_end(source, broken) as frames:
                 instances = predictor(_progress(frames, "tracking", source.num_frames))
             instances = instances[instances.scores >= args.threshold]
-        with VideoWriter(args.output, source.fps, size) as writer, _until_interrupt(source) as left:
+            _write_results(instances, output, cfg)  # whatever happens to the drawing
+        with VideoWriter(output, source.fps, size) as writer, _until_end(source, broken) as left:
             if instances is None:
                 frames = _progress(left, "live", None)
                 instances = _draw_live(predictor, frames, writer, visualizer, sheet, args.threshold)
-            else:  # after an interrupt there are tracks for the first frames only
+                _write_results(instances, output, cfg)
+            else:  # after an early end there are tracks for the first frames only
                 frames = itertools.islice(left, instances.num_frames)
                 frames = _progress(frames, "drawing", instances.num_frames)
                 render(frames, instances, writer, visualizer, sheet.add)
-    _report(instances, writer, sheet, _dataset_ids(cfg))
+    _report(instances, writer, sheet)
+    if broken:
+        raise ValueError(f"{broken[0]}; drawn up to there (frames: {writer.num_frames})")
     return 0
 
 
@@ -80,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--input", required=True, help="video, folder or glob of frames, camera index, stream URL")
     add("--output", required=True, metavar="MP4", help="annotated video to write (H.264)")
-    add("--threshold", type=float, default=0.3, help="hide tracks below this score (%(default)s)")
+    add("--threshold", type=_score, default=0.3, help="hide tracks below this score (%(default)s)")
     add("--fps", type=float, help="frame rate (default: the video's own, 25 for frames)")
     add("--only-class", metavar="NAME", help="draw one class only")
     add("--masks-only", action="store_true", help="draw the masks alone, on black")
@@ -92,18 +99,51 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _score(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a score from 0 to 1, got {text}")
+    return value
+
+
+def _output_path(wanted: str, source: str) -> Path:
+    """Where to write, found out before the long work, and never over what is read."""
+    output, read = prepare_output(wanted), Path(source)
+    if read.exists() and output.exists() and output.samefile(read):
+        raise ValueError(f"{wanted}: the output would replace the input")
+    if read.is_dir() and output.parent.samefile(read):
+        raise ValueError(
+            f"{wanted}: the contact sheet beside it would become one of the frames in {source}; "
+            "write to another folder"
+        )
+    return output
+
+
 @contextmanager
-def _until_interrupt(frames: Iterable[np.ndarray]) -> Iterator[Iterable[np.ndarray]]:
-    """Let a video end at the first Ctrl-C; a second one interrupts as usual."""
+def _until_end(
+    frames: Iterable[np.ndarray], broken: List[Exception]
+) -> Iterator[Iterable[np.ndarray]]:
+    """Let a video end at the first Ctrl-C or at a frame that cannot be used, which goes to
+    ``broken``; a second Ctrl-C interrupts as usual.
+    """
     interrupted = threading.Event()
 
     def end_video(signum: int, frame: Any) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, previous)
 
+    def usable() -> Iterator[np.ndarray]:
+        try:
+            yield from itertools.takewhile(lambda _: not interrupted.is_set(), frames)
+        except (ValueError, OSError) as error:
+            broken.append(error)
+
     previous = signal.signal(signal.SIGINT, end_video)
     try:
-        yield itertools.takewhile(lambda _: not interrupted.is_set(), frames)
+        yield usable()
     finally:
         signal.signal(signal.SIGINT, previous)
 
@@ -140,19 +180,27 @@ def _draw_live(
 
 
 def _dataset_ids(cfg: CfgNode) -> Dict[int, int]:
-    """Contiguous class id -> category id of the data set that the model was trained on."""
-    metadata = MetadataCatalog.get([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST][0])
-    return {ours: theirs for theirs, ours in metadata.thing_dataset_id_to_contiguous_id.items()}
+    """Contiguous class id -> category id of the data set that the model was trained on.
+
+    Where nobody here knows that set, its ids are taken to count from 1, as in most files.
+    """
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    try:
+        theirs = MetadataCatalog.get(names[0]).thing_dataset_id_to_contiguous_id
+    except (AttributeError, IndexError, FileNotFoundError):
+        theirs = {i + 1: i for i in range(max(cfg.MODEL.VIS.NUM_CLASSES, len(class_names(cfg))))}
+    return {ours: id_ for id_, ours in theirs.items()}
 
 
-def _report(
-    instances: VideoInstances, writer: VideoWriter, sheet: ContactSheet, dataset_ids: Dict[int, int]
-) -> None:
+def _write_results(instances: VideoInstances, output: Path, cfg: CfgNode) -> None:
+    entries = to_results(VIDEO_ID, instances, _dataset_ids(cfg))
+    write_results(entries, str(output.parent / RESULTS_NAME))
+
+
+def _report(instances: VideoInstances, writer: VideoWriter, sheet: ContactSheet) -> None:
     folder = Path(writer.path).parent
-    results, picture = folder / RESULTS_NAME, folder / "contact_sheet.png"
-    write_results(to_results(VIDEO_ID, instances, dataset_ids), str(results))
-    sheet.save(picture)
+    sheet.save(folder / "contact_sheet.png")
     print(f"{len(instances)} tracks in {writer.num_frames} frames")
     print(f"video          {writer.path}")
-    print(f"contact sheet  {picture}")
-    print(f"results        {results}")
+    print(f"contact sheet  {folder / 'contact_sheet.png'}")
+    print(f"results        {folder / RESULTS_NAME}")

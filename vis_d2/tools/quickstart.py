@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -66,7 +67,8 @@ def _draw(cfg: CfgNode, config_file: str, opts: List[str], index: int) -> Path:
 def _report(cfg: CfgNode, metrics: Dict[str, float], video: Path) -> None:
     output = Path(cfg.OUTPUT_DIR)
     (output / "metrics_final.json").write_text(json.dumps(metrics, indent=2))
-    rows = [[f"{metrics[name]:.1f}" for name in METRICS]]
+    # nan: no object of that size
+    rows = [["-" if math.isnan(metrics[k]) else f"{metrics[k]:.1f}" for k in METRICS]]
     print(f"\nAverage precision of tracks on {cfg.DATASETS.TEST[0]}, in percent:")
     print(tabulate(rows, headers=METRICS, tablefmt="github"))
     print(f"\nvideo           {video}")

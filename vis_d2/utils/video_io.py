@@ -6,6 +6,7 @@ does not depend on the length of the video.
 
 import glob
 import itertools
+import math
 import os
 import re
 from abc import ABC, abstractmethod
@@ -170,15 +171,11 @@ class FrameFolder(VideoSource):
             yield f"frame {index} ({path})", self._read(index, path)
 
     def _read(self, index: int, path: str) -> np.ndarray:
-        from PIL import Image, ImageOps
-
         try:
-            with Image.open(path) as image:
-                rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+            return read_image(path)
+        except OSError as error:
             message = f"{self.name}: frame {index} cannot be read from {path} ({error})"
             raise ValueError(message) from error
-        return np.ascontiguousarray(rgb[:, :, ::-1])  # RGB -> BGR
 
 
 class ArrayFrames(VideoSource):
@@ -226,6 +223,30 @@ class Camera(VideoSource):
             self._capture.release()
 
 
+def read_image(path: str) -> np.ndarray:
+    """Decode an image file of any colour mode, turned as its EXIF data say.
+
+    Transparency is dropped. Grey images of 16 bits keep their upper 8.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+
+    Raises:
+        OSError: missing, or not an image that can be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # Pillow itself cuts off at 255 instead
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            rgb = np.asarray(image.convert("RGB"))
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error  # SyntaxError: Pillow on a broken PNG
+    return np.ascontiguousarray(rgb[:, :, ::-1])  # RGB -> BGR
+
+
 Source = Union[VideoSource, str, int, "os.PathLike[str]", Iterable[np.ndarray]]
 
 
@@ -256,8 +277,8 @@ def open_source(source: Source, fps: Optional[float] = None) -> VideoSource:
     else:
         raise TypeError(f"a video source cannot be of type {type(source).__name__}")
     if fps is not None:
-        if not fps > 0:
-            raise ValueError(f"{opened.name}: frames per second must be > 0, got {fps}")
+        if not 0 < fps < math.inf:
+            raise ValueError(f"{opened.name}: frames per second must be > 0 and finite, got {fps}")
         opened.fps = float(fps)
     return opened
 

@@ -13,8 +13,38 @@ logger = logging.getLogger(__name__)
 # In order of preference. Which of them exist depends on how the FFmpeg inside PyAV was built.
 H264_ENCODERS = ("libx264", "libopenh264", "h264", "h264_videotoolbox", "h264_nvenc", "h264_qsv")
 ENCODERS = H264_ENCODERS + ("mpeg4",)
+EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv")  # containers that hold H.264
 _BT709 = 1  # the code of ITU-R BT.709 in H.264's primaries, transfer and matrix fields
 _LIMITED_RANGE = 1
+
+
+def prepare_output(path: Union[str, "os.PathLike[str]"]) -> Path:
+    """The path that a :class:`VideoWriter` will write to; makes its folder.
+
+    Call it before the work whose result the video is: what it finds would otherwise come to light
+    when the work is done.
+
+    Args:
+        path: ``.mp4`` is added to a name without extension.
+
+    Raises:
+        ValueError: a folder, or the extension of something that is no video.
+        OSError: the folder cannot be made or written to.
+    """
+    wanted = Path(path)
+    if wanted.is_dir():
+        raise ValueError(f"{path}: this is a folder, expected a file such as {wanted / 'out.mp4'}")
+    if not wanted.suffix:
+        wanted = wanted.with_name(wanted.name + ".mp4")
+    if wanted.suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(EXTENSIONS)}")
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path}: its folder cannot be made ({error})") from error
+    if not os.access(wanted.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: its folder {wanted.parent} cannot be written to")
+    return wanted
 
 
 class VideoWriter:
@@ -38,20 +68,18 @@ class VideoWriter:
         """Open the file.
 
         Args:
-            path: where to write; ``.mp4`` is added to a name without extension, folders are made.
+            path: where to write; see :func:`prepare_output`.
             fps: frames per second, > 0; 29.97 becomes 30000/1001.
             size: ``(height, width)`` of the frames in pixels. H.264 needs even sides: an odd one is
                 padded by one pixel of its edge.
 
         Raises:
-            ValueError: a frame rate or a size that is not positive.
+            ValueError: a frame rate or a size that is not positive, or see :func:`prepare_output`.
+            OSError: see :func:`prepare_output`.
         """
         if not fps > 0 or min(size) <= 0:
             raise ValueError(f"a video needs fps > 0 and a size > 0, got {fps} and {tuple(size)}")
-        self.path = Path(path)
-        if not self.path.suffix:
-            self.path = self.path.with_name(self.path.name + ".mp4")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = prepare_output(path)
         self.num_frames = 0
         self._size = tuple(size)
         self._rate = Fraction(fps).limit_denominator(1001)

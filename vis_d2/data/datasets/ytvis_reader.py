@@ -57,10 +57,10 @@ class TrackReader:
         files, size = entry["file_names"], (entry["height"], entry["width"])
         if not all(isinstance(file, str) for file in files):
             raise ValueError(
-                f"{self.json_file}: video {entry['id']}: file_names must be paths, got "
+                f"{self.json_file}: video {entry['id']}: file_names must be paths: "
                 f"{rle_ops.shorten(files)}"
             )
-        if min(size) <= 0 or size[0] * size[1] >= 2**31:  # run lengths count in 32 bits
+        if files and (min(size) <= 0 or size[0] * size[1] >= 2**31):  # masks count in 32 bits
             raise ValueError(
                 f"{self.json_file}: video {entry['id']}: height and width are "
                 f"{rle_ops.shorten(size)}, expected those of an image in pixels"
@@ -108,7 +108,7 @@ class TrackReader:
             if video is None:
                 raise ValueError(
                     f"{self.json_file}: track {track.get('id')} belongs to video "
-                    f"{track.get('video_id')}, which is not in 'videos' or has no frames"
+                    f"{track['video_id']}, which is not in 'videos' or has no frames"
                 )
             if track.get("id") is None:
                 track["id"], free_id = free_id, free_id + 1
@@ -121,31 +121,30 @@ class TrackReader:
                 "%s: %d boxes reach out of the image; clipped", self.json_file, self.clipped
             )
 
-    def _add_track(self, video: Dict[str, Any], track: Mapping[str, Any]) -> None:
+    def _check_track(self, video: Mapping[str, Any], track: Mapping[str, Any]) -> None:
+        where = self._where(video, track)
         for key in ("segmentations", "bboxes", "areas"):
             values = track.get(key)
             if values is not None and not isinstance(values, list):
-                raise ValueError(
-                    f"{self._where(video, track)}: {key} must be a list, got "
-                    f"{rle_ops.shorten(values)}"
-                )
+                raise ValueError(f"{where}: {key} must be a list: {rle_ops.shorten(values)}")
             if values is not None and len(values) != video["length"]:
                 raise ValueError(
-                    f"{self._where(video, track)}: {len(values)} {key}, but the video has "
-                    f"{video['length']} frames"
+                    f"{where}: {len(values)} {key}, but the video has {video['length']} frames"
                 )
         if track.get("segmentations") is None:
-            raise ValueError(f"{self._where(video, track)}: no 'segmentations'")
-        if track.get("category_id") not in self.category_ids:
+            raise ValueError(f"{where}: no 'segmentations'")
+        category = track["category_id"]
+        if category not in self.category_ids:
             raise ValueError(
-                f"{self._where(video, track)}: category_id {track.get('category_id')} is not one "
-                f"of the file's categories {sorted(self.category_ids)}"
+                f"{where}: category_id {category} is not one of the file's categories "
+                f"{sorted(self.category_ids)}"
             )
         if track.get("iscrowd") not in (None, 0, 1):
-            raise ValueError(
-                f"{self._where(video, track)}: iscrowd must be 0 or 1, got "
-                f"{rle_ops.shorten(track['iscrowd'])}"
-            )
+            crowd = rle_ops.shorten(track["iscrowd"])
+            raise ValueError(f"{where}: iscrowd is {crowd}, expected 0 or 1")
+
+    def _add_track(self, video: Dict[str, Any], track: Mapping[str, Any]) -> None:
+        self._check_track(video, track)
         masks = self._masks(video, track)
         mask_boxes = rle_ops.boxes(list(masks.values())).tolist()
         given = track.get("bboxes") or [None] * video["length"]

@@ -3,7 +3,7 @@
 from typing import Dict, List, Mapping, Tuple
 
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -152,9 +152,12 @@ class MaskLoss:
         # Nothing, summed: a gradient for every parameter also when no frame has an object.
         total = branches.bases[:0].float().sum() + scores[:0].float().sum()
         for f, target in enumerate(targets):
-            boxes = Boxes(source.clone())
-            boxes.clip(target.image_size)
-            large = boxes.area() > stride**2  # more than one pixel of the base masks
+            height, width = target.image_size
+            # Not by Boxes.clip, which raises where a box is not finite: the training loop stops
+            # there, too, but tells the iteration and all losses. A box of NaN has no area here.
+            boxes = source.minimum(source.new_tensor([width, height, width, height])).clamp(min=0)
+            size = boxes[:, 2:] - boxes[:, :2]
+            large = size.prod(dim=1) > stride**2  # more than one pixel of the base masks
             chosen = self._draw(((positives.frames == f) & large).nonzero().squeeze(1))
             if len(chosen) == 0:
                 continue
@@ -162,7 +165,7 @@ class MaskLoss:
             errors = self._errors(
                 scores[chosen],
                 branches.bases[f],
-                boxes.tensor[chosen],
+                boxes[chosen],
                 masks[positives.objects[chosen]],
                 stride,
             )
