@@ -30,6 +30,6 @@ def __getattr__(name: str) -> Any:
 
 # The command line must answer --help at once, and its tools import what they need; everybody else
 # gets data sets and models registered by the import, which takes torch's few seconds.
-if os.path.basename(sys.argv[0] if sys.argv else "") not in ("vis-d2", "-m"):
+if os.path.basename(sys.argv[0] if sys.argv else "") not in ("vis-d2", "-m", "cli.py"):
     importlib.import_module("vis_d2.data.datasets.builtin").register_builtin()
     importlib.import_module("vis_d2.meta_arch")

@@ -85,9 +85,7 @@ def _alone(
     return numbers, sum(int((cell["gtMatches"][0] > 0).sum()) for cell in alone.evalImgs)
 
 
-def _best_iou(
-    evaluation: VideoCOCOeval, video: int, truths: Mapping[int, int]
-) -> Optional[float]:
+def _best_iou(evaluation: VideoCOCOeval, video: int, truths: Mapping[int, int]) -> Optional[float]:
     best: List[float] = []
     for category, number in truths.items():
         ious = evaluation.ious[video, category]
@@ -107,8 +105,8 @@ def _count(items: Sequence[Mapping[str, Any]], key: str) -> Counter:
 def _name(video: Mapping[str, Any]) -> str:
     """The folder of the frames, which is what people know a video by."""
     files = video.get("file_names")
-    first = files[0] if isinstance(files, list) and files else None
-    return str(PurePosixPath(first).parent) if isinstance(first, str) else ""
+    first = files[0] if isinstance(files, list) and files else ""
+    return PurePosixPath(first).parent.name if isinstance(first, str) else ""
 
 
 def _defined(value: float) -> Optional[float]:

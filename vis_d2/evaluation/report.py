@@ -33,8 +33,9 @@ def metrics_table(metrics: Mapping[str, Any], categories: Mapping[int, str]) -> 
     from tabulate import tabulate
 
     counts = metrics["counts"]
-    rows = [(name, in_percent(metrics[name]), meaning) for name, meaning in _ROWS]
-    total = tabulate(rows, ("metric", "%", "what it is"), tablefmt="pipe", floatfmt=".2f")
+    rows = [(name, _text(metrics[name]), meaning) for name, meaning in _ROWS]
+    right = ("left", "right", "left")
+    total = tabulate(rows, ("metric", "%", "what it is"), tablefmt="pipe", colalign=right)
     scored = {c: ap for c, ap in metrics["per_category_AP"].items() if ap >= 0}
     columns: Dict[str, list] = {"category": [categories[c] for c in scored]}
     for name in ("AP", "AP50", "AR100"):
@@ -51,7 +52,17 @@ def identity_table(metrics: Mapping[str, float]) -> str:
     from tabulate import tabulate
 
     rows = [
-        (name, str(value) if isinstance(value, int) else f"{in_percent(value):.2f} %")
+        (name, f"{value:.0f}" if name.startswith("IDSW") else f"{_text(value)} %")
         for name, value in metrics.items()
+        if name != "score_threshold"
     ]
-    return tabulate(rows, ("metric", "value"), tablefmt="pipe", disable_numparse=True)
+    if "score_threshold" in metrics:
+        rows.append(("score_threshold", f"{metrics['score_threshold']:.6g}"))
+    columns = ("metric", "value")
+    alignment = ("left", "right")
+    return tabulate(rows, columns, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+
+
+def _text(fraction: float) -> str:
+    """In percent; a dash where it is undefined."""
+    return f"{in_percent(fraction):.2f}" if fraction >= 0 else "-"

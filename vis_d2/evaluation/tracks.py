@@ -3,11 +3,23 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
 from vis_d2.structures import rle
+from vis_d2.structures.mask_stack import MaskStack
 from vis_d2.structures.rle import RLE, shorten
 
 Row = Mapping[str, Any]
@@ -38,6 +50,38 @@ class Track:
     row: Row
     masks: List[Optional[RLE]] = field(repr=False)
     areas: np.ndarray = field(repr=False)
+
+
+class Entry(NamedTuple):
+    """A row of a file: its place there, how messages call it, and what it says."""
+
+    index: int
+    name: str
+    row: Row
+
+
+@dataclass
+class Reading:
+    """The masks of n entries of a video.
+
+    Attributes:
+        masks: n lists of RLEs as in :class:`Track`; None where they could not be read.
+        areas: n arrays.
+        faults: one line for each entry that could not be read.
+        present: bool, for all masks entry by entry whether there is one.
+        stack: those that are present; None if they differ in size or if there are faults.
+    """
+
+    masks: List[Optional[List[Optional[RLE]]]]
+    areas: List[Optional[np.ndarray]]
+    faults: List[str]
+    present: Optional[np.ndarray] = None
+    stack: Optional[MaskStack] = None
+
+    def tracks(self, entries: Sequence[Entry]) -> Dict[int, Track]:
+        """By place in the file."""
+        rows = zip(entries, self.masks, self.areas)
+        return {e.index: Track(e.name, e.row, m, a) for e, m, a in rows if m is not None}
 
 
 def read_videos(rows: Any, *, strict: bool) -> Dict[int, Video]:
@@ -76,6 +120,32 @@ def read_tracks(
     """Read annotations or results, video by video.
 
     Args:
+        rows, videos, category_ids, kind, strict: see :func:`entries_by_video`.
+
+    Returns:
+        tracks: in the order of the file.
+        faults: one line for each entry that could not be read.
+    """
+    by_video, faults = entries_by_video(rows, videos, category_ids, kind=kind, strict=strict)
+    tracks: Dict[int, Track] = {}
+    for video_id, entries in by_video.items():
+        reading = read_masks_of(entries, videos[video_id], strict)
+        faults += reading.faults
+        tracks.update(reading.tracks(entries))
+    return [tracks[index] for index in sorted(tracks)], faults
+
+
+def entries_by_video(
+    rows: Iterable[Any],
+    videos: Mapping[int, Video],
+    category_ids: Optional[Collection[int]],
+    *,
+    kind: str,
+    strict: bool,
+) -> Tuple[Dict[int, List[Entry]], List[str]]:
+    """Check everything but the masks.
+
+    Args:
         rows: entries with ``video_id``, ``category_id``, ``segmentations`` and, for results,
             ``score``.
         videos: the videos of the data set.
@@ -86,24 +156,39 @@ def read_tracks(
             annotations of unknown videos.
 
     Returns:
-        tracks: in the order of the file.
-        faults: one line for each entry that could not be read.
+        The sound entries by video id, and one line for each of the others.
     """
     faults: List[str] = []
-    by_video: Dict[int, List[Tuple[int, str, Row]]] = defaultdict(list)
+    by_video: Dict[int, List[Entry]] = defaultdict(list)
     for index, row in enumerate(rows):
         name = _name(row, index, kind)
         fault = _fault_of_row(row, videos, kind, strict)
         if fault is None and category_ids is not None and row["category_id"] not in category_ids:
             fault = "" if not strict else f"unknown category_id {row['category_id']}"
         if fault is None:
-            by_video[row["video_id"]].append((index, name, row))
+            by_video[row["video_id"]].append(Entry(index, name, row))
         elif fault:
             faults.append(f"{name}: {fault}")
-    tracks: List[Tuple[int, Track]] = []
-    for video_id, group in by_video.items():
-        tracks += _read_masks(group, videos[video_id], strict, faults)
-    return [track for _, track in sorted(tracks, key=lambda pair: pair[0])], faults
+    return by_video, faults
+
+
+def read_masks_of(entries: Sequence[Entry], video: Video, strict: bool) -> Reading:
+    """Read and check the masks of some entries of one video, all in one go if they allow."""
+    size = (video.height or 0, video.width or 0)
+    values = [value for entry in entries for value in entry.row["segmentations"]]
+    try:
+        masks = rle.read_masks(values, size, any_size=not strict)
+    except rle.SegmentationError as error:
+        if len(entries) == 1:
+            return Reading([None], [None], [f"{entries[0].name}, frame {error.index}: {error}"])
+        parts = [read_masks_of([entry], video, strict) for entry in entries]
+        lists = ([x for part in parts for x in getattr(part, n)] for n in ("masks", "areas"))
+        return Reading(*lists, [fault for part in parts for fault in part.faults])
+    stops = np.cumsum([len(entry.row["segmentations"]) for entry in entries])[:-1]
+    areas = np.split(masks.areas, stops)
+    starts = [0, *stops.tolist(), len(values)]
+    parts = [masks.rles[start:stop] for start, stop in zip(starts, starts[1:])]
+    return Reading(parts, list(areas), [], masks.present, masks.stack)
 
 
 def _name(row: Any, index: int, kind: str) -> str:
@@ -135,29 +220,6 @@ def _fault_of_row(row: Any, videos: Mapping[int, Video], kind: str, strict: bool
     if strict and len(segmentations) != expected:
         return f"{len(segmentations)} segmentations for a video of length {expected}"
     return None
-
-
-def _read_masks(
-    group: Sequence[Tuple[int, str, Row]], video: Video, strict: bool, faults: List[str]
-) -> List[Tuple[int, Track]]:
-    """The tracks of one video with their places in the file; all masks in one go if they allow."""
-    size = (video.height or 0, video.width or 0)
-    values = [value for _, _, row in group for value in row["segmentations"]]
-    try:
-        masks = rle.from_segmentations(values, size, any_size=not strict)
-    except rle.SegmentationError as error:
-        if len(group) == 1:
-            faults.append(f"{group[0][1]}, frame {error.index}: {error}")
-            return []
-        one_by_one = [_read_masks([item], video, strict, faults) for item in group]
-        return [track for tracks in one_by_one for track in tracks]
-    areas = rle.areas(masks)
-    tracks, start = [], 0
-    for index, name, row in group:
-        end = start + len(row["segmentations"])
-        tracks.append((index, Track(name, row, masks[start:end], areas[start:end])))
-        start = end
-    return tracks
 
 
 def is_int(value: Any) -> bool:

@@ -11,9 +11,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-from vis_d2.structures.rle import shorten, tube_iou
+from vis_d2.structures.rle import shorten
 
-from .tracks import Track, is_int, is_number, read_tracks, read_videos
+from .comparison import Compared, Rules, VideoJob, compare
+from .matching import match_cell
+from .tracks import Entry, Track, Video, entries_by_video, is_int, is_number, read_videos
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class VideoCOCOeval(COCOeval):
         *,
         mode: str = "strict",
         crowd: str = "official",
+        processes: int = 1,
     ) -> None:
         """
         Args:
@@ -57,6 +60,8 @@ class VideoCOCOeval(COCOeval):
             mode: "strict" or "official".
             crowd: what a result is measured against where the truth is a crowd: the union of both
                 ("official") or, as COCO has it, the result alone ("coco").
+            processes: at most this many read and compare masks. More than one are forked, which
+                does not go well with threads and GPUs that are in use.
 
         Raises:
             ValueError: an entry that ``mode`` does not accept; names video, track, frame and fault.
@@ -72,9 +77,10 @@ class VideoCOCOeval(COCOeval):
         self.params.catIds = sorted(self.categories)
         self.params.areaRng = [list(pixels) for pixels in AREA_RANGES.values()]
         self.params.areaRngLbl = list(AREA_RANGES)
-        annotations = gt.get("annotations") or []
-        self.truths = _truths(self._read(annotations, videos, "annotation"), self.strict)
-        self.found = _found(self._read(results, videos, "result"))
+        compared = self._compare(gt.get("annotations") or [], results, videos, processes)
+        self.truths = _truths(compared.truths, self.strict)
+        self.found = _found(compared.found)
+        self._compared_ious = compared.ious
 
     def run(self) -> Dict[str, Any]:
         """Evaluate, accumulate and summarize.
@@ -84,9 +90,9 @@ class VideoCOCOeval(COCOeval):
             ``per_category_AP``, ``per_category_AP50`` and ``per_category_AR100`` by the category
             ids of the JSON file; ``counts`` of videos, tracks and categories with ground truth.
         """
+        self.evaluate()
+        self.accumulate()
         with redirect_stdout(StringIO()):  # COCOeval prints
-            self.evaluate()
-            self.accumulate()
             self.summarize()
         metrics: Dict[str, Any] = dict(zip(METRICS, map(float, self.stats)))
         precision = self.eval["precision"][..., 0, -1]  # (IoU, recall, K): all areas, 100 results
@@ -113,33 +119,71 @@ class VideoCOCOeval(COCOeval):
         stride, place = len(whole.imgIds), whole.imgIds.index(video)
         rows = [whole.catIds.index(c) * len(whole.areaRng) * stride + place for c in categories]
         alone.evalImgs = [self.evalImgs[row] for row in rows]
-        alone._paramsEval = params
-        with redirect_stdout(StringIO()):
-            alone.accumulate()
+        alone.accumulate()
         return alone
 
-    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803 (COCOeval's names)
-        gt, dt = self._gts[imgId, catId], self._dts[imgId, catId]
-        if not gt or not dt:
-            return []
-        order = np.argsort([-d["score"] for d in dt], kind="mergesort")[: self.params.maxDets[-1]]
-        iscrowd = [g["iscrowd"] for g in gt] if self.crowd == "coco" else None
-        masks = [dt[i]["masks"] for i in order], [g["masks"] for g in gt]
-        return tube_iou(*masks, iscrowd, strict=self.strict)
+    def evaluate(self) -> None:
+        """Match the results of each video and category with the truths."""
+        params = self.params
+        self._prepare()
+        self.ious = defaultdict(list, self._compared_ious)
+        self.evalImgs = [None] * (len(params.catIds) * len(params.areaRng) * len(params.imgIds))
+        places = {video: n for n, video in enumerate(params.imgIds)}
+        numbers = {category: n for n, category in enumerate(params.catIds)}
+        for key in self._gts.keys() | self._dts.keys():
+            cells = match_cell(
+                self._gts[key],
+                self._dts[key],
+                self.ious[key],
+                params.areaRng,
+                params.iouThrs.tolist(),
+                params.maxDets[-1],
+            )
+            for a, cell in enumerate(cells, start=numbers[key[1]] * len(params.areaRng)):
+                self.evalImgs[a * len(places) + places[key[0]]] = cell
+        self._paramsEval = copy.deepcopy(params)
+
+    def accumulate(self, p: Any = None) -> None:
+        """Precision and recall as COCOeval has them, without its loops over single results."""
+        params = self.params if p is None else p
+        shape = (len(params.catIds), len(params.areaRng), len(params.maxDets))
+        precision = -np.ones((len(params.iouThrs), len(params.recThrs), *shape))
+        recall = -np.ones((len(params.iouThrs), *shape))
+        cells = iter(self.evalImgs)
+        for k, a in np.ndindex(shape[:2]):
+            here = [next(cells) for _ in params.imgIds]
+            here = [cell for cell in here if cell is not None]
+            for m, most in enumerate(params.maxDets):
+                curve = _precision_and_recall(here, most, params.recThrs)
+                if curve is not None:
+                    precision[:, :, k, a, m], recall[:, k, a, m] = curve
+        self.eval = {"params": params, "precision": precision, "recall": recall}
 
     def _prepare(self) -> None:
         self._gts, self._dts = _by_video_and_category(self.truths, self.found)
 
-    def _read(self, rows: Any, videos: Mapping[int, Any], kind: str) -> List[Track]:
-        if not isinstance(rows, (list, tuple)):
-            raise ValueError(f"expected a list of {kind}s, got {shorten(rows)}")
-        tracks, faults = read_tracks(
-            rows, videos, self.categories.keys(), kind=kind, strict=self.strict
-        )
+    def _compare(
+        self, annotations: Any, results: Any, videos: Dict[int, Video], processes: int
+    ) -> Compared:
+        sides, faults = [], []
+        for rows, kind in ((annotations, "annotation"), (results, "result")):
+            if not isinstance(rows, (list, tuple)):
+                raise ValueError(f"expected a list of {kind}s, got {shorten(rows)}")
+            entries, found = entries_by_video(
+                rows, videos, self.categories.keys(), kind=kind, strict=self.strict
+            )
+            looked_up = kind == "annotation" and not self.strict
+            sides.append(_as_looked_up(entries) if looked_up else entries)
+            faults += found
+        used = sorted(sides[0].keys() | sides[1].keys())
+        jobs = [VideoJob(videos[v], *(side.get(v, []) for side in sides)) for v in used]
+        rules = Rules(self.strict, self.crowd, self.params.maxDets[-1])
+        compared = compare(jobs, rules, processes)
+        faults += compared.faults
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             raise ValueError(faults[0] + more)
-        return tracks
+        return compared
 
 
 def missing_annotations(gt: Mapping[str, Any]) -> Optional[str]:
@@ -182,7 +226,7 @@ def _truths(tracks: List[Track], strict: bool) -> List[Dict[str, Any]]:
             len(disagreeing),
             disagreeing[0],
         )
-    return truths if strict else _as_looked_up(truths)
+    return truths
 
 
 def _ids(tracks: List[Track], strict: bool) -> List[int]:
@@ -202,10 +246,17 @@ def _ids(tracks: List[Track], strict: bool) -> List[int]:
     return [free + n if id_ is None else id_ for n, id_ in enumerate(given)]
 
 
-def _as_looked_up(truths: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+def _as_looked_up(by_video: Mapping[int, List[Entry]]) -> Dict[int, List[Entry]]:
     """The official API finds annotations by id: of several with one id it sees the last, often."""
-    by_id = {truth["id"]: truth for truth in truths}
-    return [by_id[truth["id"]] for truth in truths]
+    entries = [entry for group in by_video.values() for entry in group]
+    entries.sort(key=lambda entry: entry.index)
+    last = {entry.row["id"]: entry.row for entry in entries if is_int(entry.row.get("id"))}
+    result = defaultdict(list)
+    for entry in entries:
+        id_ = entry.row.get("id")
+        row = last[id_] if is_int(id_) else entry.row
+        result[row["video_id"]].append(entry._replace(row=row))
+    return result
 
 
 def _found(tracks: List[Track]) -> List[Dict[str, Any]]:
@@ -258,6 +309,43 @@ def _by_video_and_category(*sides: List[Dict[str, Any]]) -> List[Dict[Key, List[
             groups[item["image_id"], item["category_id"]].append(item)
         grouped.append(groups)
     return grouped
+
+
+def _precision_and_recall(
+    cells: Sequence[Mapping[str, Any]], most: int, recalls: np.ndarray
+) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+    """Of one category and range of areas, over all videos.
+
+    Args:
+        cells: what ``evaluateImg`` returned for the videos.
+        most: results that count per video, best first.
+        recalls: (R,) where precision is wanted.
+
+    Returns:
+        (thresholds, R) precision at these recalls or beyond, (thresholds,) final recall; None
+        without ground truth that counts.
+    """
+    truths = sum(int(np.count_nonzero(cell["gtIgnore"] == 0)) for cell in cells)
+    if not truths:
+        return None
+    order = np.argsort(-np.concatenate([c["dtScores"][:most] for c in cells]), kind="mergesort")
+    matched, ignored = (
+        np.concatenate([cell[key][:, :most] for cell in cells], axis=1)[:, order].astype(bool)
+        for key in ("dtMatches", "dtIgnore")
+    )
+    hits = np.cumsum(matched & ~ignored, axis=1).astype(float)
+    false_alarms = np.cumsum(~matched & ~ignored, axis=1).astype(float)
+    precision = np.zeros((len(hits), len(recalls)))
+    if not len(order):
+        return precision, np.zeros(len(hits))
+    recall = hits / truths
+    raw = hits / (false_alarms + hits + np.spacing(1))
+    best = np.maximum.accumulate(raw[:, ::-1], axis=1)[:, ::-1]  # at this recall or beyond
+    for row, reached, values in zip(precision, recall, best):
+        places = np.searchsorted(reached, recalls, side="left")
+        places = places[places < len(order)]
+        row[: len(places)] = values[places]
+    return precision, recall[:, -1]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,12 +1,12 @@
 """Masks as vertical spans, column by column: the form in which numpy can intersect many at once.
 
-Most columns of most masks hold one span. The first span of each column therefore lies in a dense
+Most columns of most masks hold one span. The last span of each column therefore lies in a dense
 table, where the spans of two masks are intersected by a minimum and a maximum; the others, where an
 object has holes or arms, are kept in a list and looked up.
 """
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -18,32 +18,31 @@ MAX_HEIGHT = 2**16 - 1
 _BLOCK = 1 << 17
 
 
+class Range(NamedTuple):
+    """Tubes to compare with tubes: ``start`` to ``middle`` with ``middle`` to ``stop``."""
+
+    start: int
+    middle: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class Spans:
     """The masks of n tubes over T frames, all (H, W).
 
     Attributes:
-        first: (2, n, T, W) uint16, begin and end of the first span of each column; 0, 0 where the
+        last: (2, n, T, W) uint16, begin and end of the last span of each column; 0, 0 where the
             column is empty.
         boxes: (n, T, 4) int32 x0, y0, x1, y1, ends excluded; x0 > x1 where the mask is empty.
-        tube, frame, column: (S,) int64, where the other spans are, tube by tube.
+        slot: (S,) int64, where the other spans are, ascending: (tube * T + frame) * W + column.
         begin, end: (S,) uint16, their rows.
     """
 
-    first: np.ndarray
+    last: np.ndarray
     boxes: np.ndarray
-    tube: np.ndarray
-    frame: np.ndarray
-    column: np.ndarray
+    slot: np.ndarray
     begin: np.ndarray
     end: np.ndarray
-
-    def tubes(self, start: int, stop: int) -> "Spans":
-        """Some of the tubes; shares memory."""
-        lo, hi = np.searchsorted(self.tube, (start, stop))
-        more = (values[lo:hi] for values in (self.frame, self.column, self.begin, self.end))
-        dense = self.first[:, start:stop], self.boxes[start:stop]
-        return Spans(*dense, self.tube[lo:hi] - start, *more)
 
 
 def column_spans(
@@ -59,19 +58,12 @@ def column_spans(
     """
     width = stack.size[1]
     slot, begin, end, amounts = _split_by_column(stack, masks, rows)
-    first = np.zeros((2, *shape, width), np.uint16)
-    opens = np.ones(len(slot), bool)
-    np.not_equal(slot[1:], slot[:-1], out=opens[1:])
-    others = np.flatnonzero(~opens)
-    places, values = (slot, (begin, end))
-    if len(others):
-        places, values = slot[opens], (begin[opens], end[opens])
-    for table, value in zip(first, values):
-        table.reshape(-1)[places] = value
-    row, at = np.divmod(slot[others], width)
-    tube, frame = np.divmod(row, shape[1])
+    last = np.zeros((2, *shape, width), np.uint16)
+    for table, values in zip(last, (begin, end)):
+        table.reshape(-1)[slot] = values  # of several in one place numpy keeps the last
+    others = np.flatnonzero(slot[1:] == slot[:-1])
     boxes = _boxes(rows, slot, begin, end, amounts, width, shape)
-    return Spans(first, boxes, tube, frame, at, begin[others], end[others])
+    return Spans(last, boxes, slot[others], begin[others], end[others])
 
 
 def _split_by_column(
@@ -130,89 +122,118 @@ def _boxes(
     return boxes.reshape(*shape, 4)
 
 
-def intersections(dt: Spans, gt: Spans) -> Optional[np.ndarray]:
-    """(D, G) int64 common pixels of tubes, summed over the frames.
+def intersections(spans: Spans, groups: Sequence[Range]) -> Optional[List[np.ndarray]]:
+    """Common pixels of tubes, summed over the frames: (D, G) int64 for each group.
 
-    None if the masks are so fragmented that walking along their runs would be faster.
+    None if the masks are so fragmented that walking along their runs is faster.
     """
-    partners = _partners(dt, gt)
-    if partners is None:
+    if 2 * len(spans.slot) > np.count_nonzero(spans.last[1]):
         return None
-    common = np.zeros((len(dt.boxes), len(gt.boxes)), np.int64)
-    _add_first_and_first(dt, gt, common)
-    _add_others_and_first(dt, gt, common)
-    _add_others_and_first(gt, dt, common.T)
-    _add_others_and_others(dt, gt, partners, common)
-    return common
+    pairs = _Pairs.of(spans, groups)
+    common = np.zeros(len(pairs.dt), np.int64)
+    _add_last_and_last(spans, pairs, common)
+    if len(spans.slot):
+        _add_others(spans, pairs, common)
+    shapes = [(g.middle - g.start, g.stop - g.middle) for g in groups]
+    stops = np.cumsum([d * g for d, g in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(common, stops), shapes)]
 
 
-def _add_first_and_first(dt: Spans, gt: Spans, common: np.ndarray) -> None:
-    for j, box in enumerate(gt.boxes):  # (T, 4)
-        low = np.maximum(dt.boxes[..., :2], box[:, :2])  # (D, T, 2)
-        meet = (low < np.minimum(dt.boxes[..., 2:], box[:, 2:])).all(axis=2)  # (D, T)
-        frames = np.flatnonzero(meet.any(axis=0))
-        if not len(frames):
+@dataclass(frozen=True)
+class _Pairs:
+    """The P pairs of tubes that are compared, truth by truth within detections of a group.
+
+    Attributes:
+        dt, gt: (P,) their tubes.
+        meet: (P, T) bool, where their boxes overlap.
+        runs: for each truth the pairs with it: those of a range of detections, all G apart.
+    """
+
+    dt: np.ndarray
+    gt: np.ndarray
+    meet: np.ndarray
+    runs: List[Tuple[int, slice]]
+
+    @classmethod
+    def of(cls, spans: Spans, groups: Sequence[Range]) -> "_Pairs":
+        dt, gt, runs, count = [], [], [], 0
+        for start, middle, stop in groups:
+            found, true = middle - start, stop - middle
+            dt.append(np.repeat(np.arange(start, middle), true))
+            gt.append(np.tile(np.arange(middle, stop), found))
+            end = count + found * true
+            runs += [(middle + j, slice(count + j, end, true)) for j in range(true)]
+            count = end
+        i, j = np.concatenate(dt), np.concatenate(gt)
+        low = np.maximum(spans.boxes[i, :, :2], spans.boxes[j, :, :2])  # (P, T, 2)
+        high = np.minimum(spans.boxes[i, :, 2:], spans.boxes[j, :, 2:])
+        return cls(i, j, (low < high).all(axis=2), runs)
+
+
+def _add_last_and_last(spans: Spans, pairs: _Pairs, common: np.ndarray) -> None:
+    for j, run in pairs.runs:
+        meet = pairs.meet[run]  # (D, T)
+        tubes, frames = (np.flatnonzero(meet.any(axis=axis)) for axis in (1, 0))
+        if not len(tubes):
             continue
         t0, t1 = frames[0], frames[-1] + 1
-        visible = box[frames]
-        x0, x1 = visible[:, 0].min(), visible[:, 2].max()
-        begin, end = gt.first[:, j, t0:t1, x0:x1]
-        tubes = np.flatnonzero(meet.any(axis=1))
-        step = max(1, _BLOCK // begin.size)
+        x0, x1 = spans.boxes[j, frames, 0].min(), spans.boxes[j, frames, 2].max()
+        begin, end = spans.last[:, j, t0:t1, x0:x1]
+        base, step = pairs.dt[run.start], max(1, _BLOCK // begin.size)
         for k in range(0, len(tubes), step):
             chosen = tubes[k : k + step]
-            low, high = dt.first[:, chosen, t0:t1, x0:x1]
+            span = slice(base + chosen[0], base + chosen[-1] + 1)
+            which = span if chosen[-1] - chosen[0] < len(chosen) else base + chosen
+            low, high = spans.last[:, which, t0:t1, x0:x1]
             high = np.minimum(high, end)
             low = np.maximum(low, begin)
             high -= np.minimum(low, high, out=low)
-            common[chosen, j] = high.reshape(len(chosen), -1).sum(axis=1, dtype=np.int64)
+            sums = high.reshape(len(chosen), -1).sum(axis=1, dtype=np.int64)
+            common[run][chosen] = sums
 
 
-def _add_others_and_first(one: Spans, other: Spans, common: np.ndarray) -> None:
-    """The pixels that the further spans of one side share with the first ones of the other."""
-    step = max(1, _BLOCK // len(other.boxes))
-    for k in range(0, len(one.tube), step):
-        part = slice(k, k + step)
-        begin, end = other.first[:, :, one.frame[part], one.column[part]]  # (n, S)
-        pixels = _overlap(begin, end, one.begin[part], one.end[part])
-        tube = one.tube[part]
-        starts = np.flatnonzero(np.diff(tube, prepend=-1))
-        common[tube[starts]] += np.add.reduceat(pixels, starts, axis=1, dtype=np.int64).T
-
-
-_Partners = Tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _partners(dt: Spans, gt: Spans) -> Optional[_Partners]:
-    """For each further span of ``dt``, those of ``gt`` in the same column of the same frame.
-
-    Returns:
-        order: an order of ``gt``'s in which they are neighbours.
-        first, number: in this order, where they begin and how many they are.
-    """
-    width = dt.first.shape[-1]
-    dt_key, gt_key = (side.frame * width + side.column for side in (dt, gt))
-    order = np.argsort(gt_key, kind="stable")
-    first, stop = (np.searchsorted(gt_key[order], dt_key, side) for side in ("left", "right"))
-    number = stop - first
-    steps = len(dt_key) * len(gt.boxes) + len(gt_key) * len(dt.boxes)  # of such a walk
-    return None if number.sum() > steps else (order, first, number)
+def _add_others(spans: Spans, pairs: _Pairs, common: np.ndarray) -> None:
+    """What the other spans add: each is looked up in the masks whose boxes meet that of its own."""
+    frames, width = spans.last.shape[2:]
+    number = np.bincount(spans.slot // width, minlength=spans.boxes.shape[0] * frames)
+    start = np.cumsum(number) - number
+    pair, frame = np.nonzero(pairs.meet)
+    dt, gt = (side[pair] * frames + frame for side in (pairs.dt, pairs.gt))
+    for one, other in ((dt, gt), (gt, dt)):
+        for part in _blocks(number[one]):
+            amount = number[one[part]]
+            before = np.cumsum(amount) - amount
+            own = np.repeat(start[one[part]] - before, amount) + np.arange(int(amount.sum()))
+            there = spans.slot[own] + np.repeat((other[part] - one[part]) * width, amount)
+            cell = np.repeat(pair[part], amount)
+            _add(common, cell, spans, own, spans.last.reshape(2, -1)[:, there])
+            if one is dt:
+                _add_others_and_others(spans, own, there, cell, common)
 
 
 def _add_others_and_others(
-    dt: Spans, gt: Spans, partners: _Partners, common: np.ndarray
+    spans: Spans, own: np.ndarray, there: np.ndarray, cell: np.ndarray, common: np.ndarray
 ) -> None:
-    order, first, number = partners
-    for part in _blocks(number):
-        amount = number[part]
-        i = np.repeat(np.arange(part.start, part.stop), amount)
-        j = np.arange(len(i)) + np.repeat(first[part] - np.cumsum(amount) + amount, amount)
-        j = order[j]
-        pixels = _overlap(dt.begin[i], dt.end[i], gt.begin[j], gt.end[j])
-        cell = dt.tube[i] * len(gt.boxes) + gt.tube[j]
-        # The floats of bincount hold sums of integers exactly up to 2**53.
-        sums = np.bincount(cell, pixels, common.size)
-        common += sums.astype(np.int64).reshape(common.shape)
+    place = np.searchsorted(spans.slot, there)
+    slot = np.append(spans.slot, -1)
+    while len(own):  # one round for each other span that a column has
+        left = np.flatnonzero(slot[place] == there)
+        own, place, there, cell = own[left], place[left], there[left], cell[left]
+        _add(common, cell, spans, own, (spans.begin[place], spans.end[place]))
+        place = place + 1
+
+
+def _add(
+    common: np.ndarray,
+    cell: np.ndarray,
+    spans: Spans,
+    own: np.ndarray,
+    partner: Sequence[np.ndarray],
+) -> None:
+    end = np.minimum(spans.end[own], partner[1])
+    pixels = end - np.minimum(np.maximum(spans.begin[own], partner[0]), end)
+    # The floats of bincount hold sums of integers exactly up to 2**53.
+    common += np.bincount(cell, pixels, len(common)).astype(np.int64)
 
 
 def _blocks(amounts: np.ndarray) -> Iterator[slice]:
@@ -224,8 +245,3 @@ def _blocks(amounts: np.ndarray) -> Iterator[slice]:
         stop = max(start + 1, int(np.searchsorted(total, base + _BLOCK)))
         yield slice(start, min(stop, len(total)))
         start = stop
-
-
-def _overlap(begin: np.ndarray, end: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    end = np.minimum(end, high)
-    return end - np.minimum(np.maximum(begin, low), end)

@@ -121,11 +121,13 @@ class Masks:
 
     Attributes:
         rles: n RLEs, None for an absent object.
+        present: (n,) bool, those that are not None.
         areas: (n,) int64 pixels, 0 where absent.
         stack: those that are present, as numbers; None if they differ in size.
     """
 
     rles: List[Optional[RLE]]
+    present: np.ndarray
     areas: np.ndarray
     stack: Optional[MaskStack]
 
@@ -161,7 +163,9 @@ def read_masks(
         return read_masks(rles, size, any_size=any_size)
     pixels = np.zeros(len(rles), np.int64)
     pixels[present] = areas(given) if stack is None else stack.areas
-    return Masks(rles, pixels, stack)
+    seen = np.zeros(len(rles), bool)
+    seen[present] = True
+    return Masks(rles, seen, pixels, stack)
 
 
 def _are_ours(values: Sequence[Any], size: Optional[List[int]]) -> bool:

@@ -5,7 +5,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .column_spans import MAX_HEIGHT, column_spans, intersections
+from .column_spans import MAX_HEIGHT, Range, column_spans, intersections
 from .mask_stack import MaskStack, read_stack
 from .rle_counts import RLE, areas
 
@@ -96,26 +96,28 @@ def stacked_tube_ious(
 def _common_pixels(
     stack: MaskStack, present: np.ndarray, groups: Sequence[Group]
 ) -> List[Optional[np.ndarray]]:
-    """(D, G) int64 for each group, None for fragmented masks."""
-    sums: List[Optional[np.ndarray]] = [np.zeros((len(d), len(g)), np.int64) for d, g in groups]
+    """(D, G) int64 for each group; None for all if there are fragmented masks."""
     order = np.array([tube for d, g in groups for tube in (*d, *g)], np.int64)
     if not len(order):
-        return sums
+        return []
     number = np.full(present.shape, -1, np.int64)  # place of each mask in the stack
     number[present] = np.arange(len(stack))
     number = number[order]
+    sums: List[Optional[np.ndarray]] = [np.zeros((len(d), len(g)), np.int64) for d, g in groups]
+    ranges, start = [], 0
+    for d, g in groups:
+        ranges.append(Range(start, start + len(d), start + len(d) + len(g)))
+        start = ranges[-1].stop
     step = max(1, _MASKS_PER_BLOCK // len(order))
     for t in range(0, present.shape[1], step):
         block = number[:, t : t + step]
         rows = np.flatnonzero(block >= 0)
         spans = column_spans(stack, block.reshape(-1)[rows], rows, block.shape)
-        start = 0
-        for k, (d, g) in enumerate(groups):
-            middle, stop = start + len(d), start + len(d) + len(g)
-            if sums[k] is not None:
-                part = intersections(spans.tubes(start, middle), spans.tubes(middle, stop))
-                sums[k] = None if part is None else sums[k] + part
-            start = stop
+        parts = intersections(spans, ranges)
+        if parts is None:
+            return [None] * len(groups)
+        for total, part in zip(sums, parts):
+            total += part
     return sums
 
 

@@ -65,6 +65,15 @@ class PlainEvaluation(COCOeval):
                 ious[i, j] = plain_tube_iou(dt[k]["segmentations"], truth["segmentations"])
         return ious
 
+    def all_ious(self) -> np.ndarray:
+        """The IoUs of all videos and categories one after the other, after :meth:`prepare`."""
+        cells = sorted(self._gts.keys() & self._dts.keys())
+        return np.concatenate([self.computeIoU(*cell).ravel() for cell in cells])
+
+    def prepare(self) -> None:
+        """Group the tracks by video and category."""
+        self._prepare()
+
     def _prepare(self) -> None:
         self._gts, self._dts = defaultdict(list), defaultdict(list)
         for rows, grouped in ((self._truths, self._gts), (self._found, self._dts)):

@@ -12,8 +12,9 @@ from vis_d2.evaluation.breakdown import (
     rows_by_video,
     write_csv,
 )
+from vis_d2.evaluation.processes import usable_processors
 from vis_d2.evaluation.report import identity_table, metrics_table
-from vis_d2.evaluation.results import read_json, read_results
+from vis_d2.evaluation.results import collection_paused, read_json, read_results
 from vis_d2.evaluation.video_coco_eval import VideoCOCOeval, missing_annotations
 
 EPILOG = """\
@@ -52,18 +53,28 @@ def main(argv: Optional[List[str]] = None) -> int:
     )
     parser.add_argument("--out", metavar="JSON", help="where to write the metrics")
     parser.add_argument("--csv", metavar="DIR", help="where to write videos.csv, categories.csv")
+    parser.add_argument(
+        "--processes", type=int, default=usable_processors(), help="at most this many (%(default)s)"
+    )
     args = parser.parse_args(argv)
+    with collection_paused():
+        return _evaluate(args)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
     gt, results = read_json(args.gt), read_results(args.results)
     if not isinstance(gt, dict):
         raise ValueError(f"{args.gt}: expected an object with videos and categories")
     missing = missing_annotations(gt)
-    evaluation = VideoCOCOeval(gt, results, mode=args.mode)
+    evaluation = VideoCOCOeval(gt, results, mode=args.mode, processes=args.processes)
     metrics: Dict[str, Any] = {}
     if "ap" in args.metrics or args.csv:
         metrics.update(evaluation.run())
     if missing:
         print(f"No ground truth in {args.gt}: {missing}.")
-        print(f"The {len(results)} results are well-formed; there is nothing to score them against.")
+        print(
+            f"The {len(results)} results are well-formed; there is nothing to score them against."
+        )
         print("(vis-d2 split makes a validation set with annotations from a training file.)")
     elif metrics:
         print(metrics_table(metrics, evaluation.categories))
