@@ -1,4 +1,4 @@
-"""Which result is which truth: COCO's greedy matching within one category of one video."""
+"""COCO's greedy matching within one category of one video, and the curve that follows from it."""
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -109,3 +109,40 @@ def _choose(
         if iou >= least:
             least, chosen = iou, j
     return chosen
+
+
+def precision_and_recall(
+    cells: Sequence[Mapping[str, Any]], most: int, recalls: np.ndarray
+) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+    """Of one category and range of areas, over all videos.
+
+    Args:
+        cells: what ``evaluateImg`` returned for the videos.
+        most: results that count per video, best first.
+        recalls: (R,) where precision is wanted.
+
+    Returns:
+        (thresholds, R) precision at these recalls or beyond, (thresholds,) final recall; None
+        without ground truth that counts.
+    """
+    truths = sum(int(np.count_nonzero(cell["gtIgnore"] == 0)) for cell in cells)
+    if not truths:
+        return None
+    order = np.argsort(-np.concatenate([c["dtScores"][:most] for c in cells]), kind="mergesort")
+    matched, ignored = (
+        np.concatenate([cell[key][:, :most] for cell in cells], axis=1)[:, order].astype(bool)
+        for key in ("dtMatches", "dtIgnore")
+    )
+    hits = np.cumsum(matched & ~ignored, axis=1).astype(float)
+    false_alarms = np.cumsum(~matched & ~ignored, axis=1).astype(float)
+    precision = np.zeros((len(hits), len(recalls)))
+    if not len(order):
+        return precision, np.zeros(len(hits))
+    recall = hits / truths
+    raw = hits / (false_alarms + hits + np.spacing(1))
+    best = np.maximum.accumulate(raw[:, ::-1], axis=1)[:, ::-1]  # at this recall or beyond
+    for row, reached, values in zip(precision, recall, best):
+        places = np.searchsorted(reached, recalls, side="left")
+        places = places[places < len(order)]
+        row[: len(places)] = values[places]
+    return precision, recall[:, -1]

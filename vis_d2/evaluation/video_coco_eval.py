@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from vis_d2.structures.rle import shorten
 
 from .comparison import Compared, Rules, VideoJob, compare
-from .matching import match_cell
+from .matching import match_cell, precision_and_recall
 from .tracks import Entry, Track, Video, entries_by_video, is_int, is_number, read_videos
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class VideoCOCOeval(COCOeval):
             here = [next(cells) for _ in params.imgIds]
             here = [cell for cell in here if cell is not None]
             for m, most in enumerate(params.maxDets):
-                curve = _precision_and_recall(here, most, params.recThrs)
+                curve = precision_and_recall(here, most, params.recThrs)
                 if curve is not None:
                     precision[:, :, k, a, m], recall[:, k, a, m] = curve
         self.eval = {"params": params, "precision": precision, "recall": recall}
@@ -309,43 +309,6 @@ def _by_video_and_category(*sides: List[Dict[str, Any]]) -> List[Dict[Key, List[
             groups[item["image_id"], item["category_id"]].append(item)
         grouped.append(groups)
     return grouped
-
-
-def _precision_and_recall(
-    cells: Sequence[Mapping[str, Any]], most: int, recalls: np.ndarray
-) -> Optional[Tuple[np.ndarray, np.ndarray]]:
-    """Of one category and range of areas, over all videos.
-
-    Args:
-        cells: what ``evaluateImg`` returned for the videos.
-        most: results that count per video, best first.
-        recalls: (R,) where precision is wanted.
-
-    Returns:
-        (thresholds, R) precision at these recalls or beyond, (thresholds,) final recall; None
-        without ground truth that counts.
-    """
-    truths = sum(int(np.count_nonzero(cell["gtIgnore"] == 0)) for cell in cells)
-    if not truths:
-        return None
-    order = np.argsort(-np.concatenate([c["dtScores"][:most] for c in cells]), kind="mergesort")
-    matched, ignored = (
-        np.concatenate([cell[key][:, :most] for cell in cells], axis=1)[:, order].astype(bool)
-        for key in ("dtMatches", "dtIgnore")
-    )
-    hits = np.cumsum(matched & ~ignored, axis=1).astype(float)
-    false_alarms = np.cumsum(~matched & ~ignored, axis=1).astype(float)
-    precision = np.zeros((len(hits), len(recalls)))
-    if not len(order):
-        return precision, np.zeros(len(hits))
-    recall = hits / truths
-    raw = hits / (false_alarms + hits + np.spacing(1))
-    best = np.maximum.accumulate(raw[:, ::-1], axis=1)[:, ::-1]  # at this recall or beyond
-    for row, reached, values in zip(precision, recall, best):
-        places = np.searchsorted(reached, recalls, side="left")
-        places = places[places < len(order)]
-        row[: len(places)] = values[places]
-    return precision, recall[:, -1]
 
 
 def _mean(values: np.ndarray) -> float:
