@@ -11,6 +11,7 @@ def random_counts(number: int, seed: int = 0):
     masks = np.random.default_rng(seed).random((number, *SIZE)) < 0.4
     masks[0] = False
     masks[0, 0, 0] = True  # begins with a background run of length 0
+    masks[1, -1, -1] = True  # ends with foreground
     return masks, [r["counts"] for r in rle.encode_array(masks)]
 
 
@@ -22,11 +23,29 @@ def test_runs_and_areas_are_those_of_the_pixels(monkeypatch, chunk):
     assert len(stack) == 5 and valid.all() and tidy.all()
     assert stack.areas.tolist() == masks.sum(axis=(1, 2)).tolist()
     for i, mask in enumerate(masks):
-        ends = stack.ends[stack.offsets[i] : stack.offsets[i + 1]]
-        column_major = mask.T.reshape(-1)
-        changes = np.flatnonzero(np.diff(column_major)) + 1
-        first = [0] if column_major[0] else []
-        assert ends.tolist() == [*first, *changes, column_major.size]
+        place = slice(*stack.offsets[i : i + 2])
+        runs = list(zip(stack.begins[place].tolist(), stack.ends[place].tolist()))
+        changes = np.diff(mask.T.reshape(-1), prepend=False, append=False)  # column by column
+        edges = np.flatnonzero(changes).reshape(-1, 2).tolist()
+        assert stack.amounts()[i] == len(edges)
+        assert runs[: len(edges)] == [tuple(edge) for edge in edges]
+        assert set(runs[len(edges) :]) <= {(mask.size, mask.size)}
+
+
+def test_columns_and_subsets_are_those_of_the_pixels():
+    masks, counts = random_counts(6, seed=1)
+    counts.append("o1")  # 63 pixels of background: an empty mask
+    stack, valid, _ = read_stack(counts, SIZE)
+    assert valid.all()
+    columns = [np.flatnonzero(mask.any(axis=0)) for mask in masks]
+    assert stack.columns()[0].tolist() == [c[0] for c in columns] + [SIZE[1]]
+    assert stack.columns()[1].tolist() == [c[-1] + 1 for c in columns] + [0]
+    for keep in ([True] * 7, [False] * 7, [False, True, True, False, True, False, True]):
+        part = stack.subset(np.array(keep))
+        kept = [string for string, flag in zip(counts, keep) if flag]
+        expected = read_stack(kept, SIZE)[0]
+        for name in ("begins", "ends", "offsets", "areas"):
+            assert getattr(part, name).tolist() == getattr(expected, name).tolist()
 
 
 def test_a_mask_that_does_not_fill_its_frame_is_not_valid():

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
+from operator import is_
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -63,12 +64,14 @@ def compare(jobs: Sequence[VideoJob], rules: Rules, processes: int = 1) -> Compa
     for job, outcome in zip(jobs, _outcomes(jobs, rules, processes)):
         compared.faults += outcome.faults
         compared.ious.update(outcome.ious)
-        for k, entry in enumerate([*job.truths, *job.found]):
-            if outcome.areas[k] is None:
+        stop = 0
+        for k, (entry, length) in enumerate(zip([*job.truths, *job.found], outcome.lengths)):
+            if length is None:
                 continue
+            stop += length
             masks = outcome.rewritten.get(k, entry.row["segmentations"])
-            side = sides[0 if k < len(job.truths) else 1]
-            side[entry.index] = Track(entry.name, entry.row, masks, outcome.areas[k])
+            side, areas = sides[k >= len(job.truths)], outcome.areas[stop - length : stop]
+            side[entry.index] = Track(entry.name, entry.row, masks, areas)
     compared.truths, compared.found = ([side[i] for i in sorted(side)] for side in sides)
     return compared
 
@@ -76,7 +79,8 @@ def compare(jobs: Sequence[VideoJob], rules: Rules, processes: int = 1) -> Compa
 class _Outcome(NamedTuple):
     """What comes out of a job; small, since it may have to travel between processes."""
 
-    areas: List[Optional[np.ndarray]]
+    lengths: List[Optional[int]]  # masks of each entry; None if it could not be read
+    areas: np.ndarray  # of all these masks; one array travels faster than many
     rewritten: Dict[int, List[Optional[RLE]]]  # masks that are not those of the file
     faults: List[str]
     ious: Dict[Tuple[int, int], np.ndarray]
@@ -97,11 +101,14 @@ def _run(job: VideoJob, *, rules: Rules) -> _Outcome:
         if masks is not None and not _same(masks, entry.row["segmentations"])
     }
     ious = {} if reading.faults else tube_ious(job, reading, rules)
-    return _Outcome(reading.areas, rewritten, reading.faults, ious)
+    known = [areas for areas in reading.areas if areas is not None]
+    lengths = [None if areas is None else len(areas) for areas in reading.areas]
+    joined = np.concatenate([np.zeros(0, np.int64), *known])
+    return _Outcome(lengths, joined, rewritten, reading.faults, ious)
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other))
+    return len(one) == len(other) and all(map(is_, one, other))
 
 
 def tube_ious(job: VideoJob, reading: Reading, rules: Rules) -> Dict[Tuple[int, int], np.ndarray]:

@@ -1,21 +1,21 @@
 """Work on many items in several processes."""
 
+import gc
 import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, Callable, Iterator, List, Sequence, Tuple, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Iterator, List, Sequence, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_CHUNKS_PER_PROCESS = 4  # so that none has to wait long for the others at the end
 
 
 def forked_map(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int
 ) -> Iterator[Result]:
-    """``map``, in forked processes where the system has them.
+    """``map``, spread over this process and forked ones where the system has them.
 
     They see function and items as they are in memory, so only the results have to travel. Forking
     does not go well with threads and GPUs that are in use.
@@ -32,12 +32,27 @@ def forked_map(
     if processes < 2 or not sys.platform.startswith("linux"):
         yield from map(function, items)
         return
-    size = -(-len(items) // (processes * _CHUNKS_PER_PROCESS))
-    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    # A fork takes its time, the more the larger this process is. So there is no pool of processes,
+    # and this one does its share.
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, context, _share, ((function, chunks),)) as pool:
-        for results in pool.map(_work, range(len(chunks))):
-            yield from results
+    workers = []
+    try:
+        for k in range(1, processes):
+            receiver, sender = context.Pipe(duplex=False)
+            share = items[k::processes]
+            worker = context.Process(target=_work, args=(sender, function, share), daemon=True)
+            worker.start()
+            sender.close()
+            workers.append((worker, receiver))
+        shares = [[function(item) for item in items[::processes]]]
+        shares += [_receive(receiver) for _, receiver in workers]
+        for n in range(len(items)):
+            yield shares[n % processes][n // processes]
+    finally:
+        for worker, receiver in workers:
+            receiver.close()
+            worker.terminate()
+            worker.join()
 
 
 def run_fresh(function: Callable[..., Result], *args: Any) -> Result:
@@ -58,14 +73,21 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
-_shared: Tuple[Callable[[Any], Any], Sequence[Sequence[Any]]]  # set in the forked processes only
+def _work(sender: Connection, function: Callable[[Item], Result], items: Sequence[Item]) -> None:
+    gc.disable()  # looking for cycles would copy all memory that is shared with the parent
+    try:
+        outcome = ([function(item) for item in items], None)
+    except Exception as error:
+        outcome = ([], error)
+    sender.send(outcome)
+    sender.close()
 
 
-def _share(value: Tuple[Callable[[Any], Any], Sequence[Sequence[Any]]]) -> None:
-    global _shared
-    _shared = value
-
-
-def _work(index: int) -> List[Any]:
-    function, chunks = _shared
-    return [function(item) for item in chunks[index]]
+def _receive(receiver: Connection) -> List[Any]:
+    try:
+        results, error = receiver.recv()
+    except EOFError:
+        raise RuntimeError("a process ended before it had sent its results") from None
+    if error is not None:
+        raise error
+    return results

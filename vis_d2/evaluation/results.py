@@ -143,7 +143,7 @@ def _parse(content: bytes, path: str) -> Any:
 
 
 def _compress(value: Dict[str, Any]) -> Any:
-    if isinstance(value.get("counts"), list) and len(value) == 2:
+    if len(value) == 2 and isinstance(value.get("counts"), list):
         try:
             return rle.from_segmentations([value], (0, 0), any_size=True)[0]
         except ValueError:

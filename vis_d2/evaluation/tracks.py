@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import isfinite
 from typing import (
     Any,
@@ -184,11 +185,10 @@ def read_masks_of(entries: Sequence[Entry], video: Video, strict: bool) -> Readi
         parts = [read_masks_of([entry], video, strict) for entry in entries]
         lists = ([x for part in parts for x in getattr(part, n)] for n in ("masks", "areas"))
         return Reading(*lists, [fault for part in parts for fault in part.faults])
-    stops = np.cumsum([len(entry.row["segmentations"]) for entry in entries])[:-1]
-    areas = np.split(masks.areas, stops)
-    starts = [0, *stops.tolist(), len(values)]
-    parts = [masks.rles[start:stop] for start, stop in zip(starts, starts[1:])]
-    return Reading(parts, list(areas), [], masks.present, masks.stack)
+    stops = list(accumulate(len(entry.row["segmentations"]) for entry in entries))
+    places = [slice(start, stop) for start, stop in zip([0, *stops], stops)]
+    parts, areas = ([side[place] for place in places] for side in (masks.rles, masks.areas))
+    return Reading(parts, areas, [], masks.present, masks.stack)
 
 
 def _name(row: Any, index: int, kind: str) -> str:

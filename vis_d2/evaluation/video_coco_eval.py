@@ -153,10 +153,14 @@ class VideoCOCOeval(COCOeval):
         for k, a in np.ndindex(shape[:2]):
             here = [next(cells) for _ in params.imgIds]
             here = [cell for cell in here if cell is not None]
+            longest = max((len(cell["dtIds"]) for cell in here), default=0)
+            curves: Dict[int, Any] = {}
             for m, most in enumerate(params.maxDets):
-                curve = precision_and_recall(here, most, params.recThrs)
-                if curve is not None:
-                    precision[:, :, k, a, m], recall[:, k, a, m] = curve
+                least = min(most, longest)  # nothing changes beyond
+                if least not in curves:
+                    curves[least] = precision_and_recall(here, least, params.recThrs)
+                if curves[least] is not None:
+                    precision[:, :, k, a, m], recall[:, k, a, m] = curves[least]
         self.eval = {"params": params, "precision": precision, "recall": recall}
 
     def _prepare(self) -> None:
@@ -213,7 +217,7 @@ def _truths(tracks: List[Track], strict: bool) -> List[Dict[str, Any]]:
     ids = _ids(tracks, strict)
     truths, disagreeing = [], []
     for track, id_ in zip(tracks, ids):
-        area, from_masks = _mean_area(track, strict), _mean_of_visible(track.areas.tolist())
+        area, from_masks = _mean_area(track, strict), _mean_of_masks(track.areas)
         if abs(area - from_masks) > 0.05 * from_masks:
             disagreeing.append(track.name)
         iscrowd = int(bool(track.row.get("iscrowd")))
@@ -266,7 +270,7 @@ def _found(tracks: List[Track]) -> List[Dict[str, Any]]:
             **_common(track),
             "id": number + 1,
             "score": float(track.row["score"]),
-            "area": _mean_of_visible(track.areas.tolist()),
+            "area": _mean_of_masks(track.areas),
         }
         for number, track in enumerate(tracks)
     ]
@@ -285,7 +289,7 @@ def _mean_area(track: Track, strict: bool) -> float:
     """Mean area of an annotation: of ``areas`` in the file, or else of the masks."""
     given = track.row.get("areas")
     if given is None:
-        return _mean_of_visible(track.areas.tolist())
+        return _mean_of_masks(track.areas)
     if not isinstance(given, list) or not all(a is None or is_number(a) for a in given):
         raise ValueError(f"{track.name}: areas must be a list of numbers, got {shorten(given)}")
     if strict and len(given) != len(track.masks):
@@ -299,6 +303,13 @@ def _mean_area(track: Track, strict: bool) -> float:
 def _mean_of_visible(areas: Sequence[Optional[float]]) -> float:
     visible = [area for area in areas if area]
     return float(np.array(visible).mean()) if visible else 0.0
+
+
+def _mean_of_masks(areas: np.ndarray) -> float:
+    """The same for pixels of masks; sums of integers are exact, so numpy's order is not needed."""
+    pixels = areas.tolist()
+    visible = len(pixels) - pixels.count(0)
+    return sum(pixels) / visible if visible else 0.0
 
 
 def _by_video_and_category(*sides: List[Dict[str, Any]]) -> List[Dict[Key, List[Dict[str, Any]]]]:

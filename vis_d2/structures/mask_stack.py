@@ -1,11 +1,11 @@
 """Many masks of one size, read from their strings once and kept as numbers."""
 
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 
-from .rle_counts import Runs, run_lengths
+from .rle_counts import Runs, read_runs
 
 # Masks that are read at once: enough to spread the cost of a call, few enough for the cache.
 _CHUNK = 1024
@@ -13,23 +13,48 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class MaskStack:
-    """Run lengths of n masks.
+    """Foreground runs of n masks.
 
     Attributes:
         size: (H, W).
-        ends: (R,) int32, where the runs of each mask end in its H * W pixels, column by column;
-            background first.
-        offsets: (n + 1,) int64; those of mask i are ``ends[offsets[i]:offsets[i + 1]]``.
+        begins, ends: (R,) int32, where runs begin and end in the H * W pixels of their mask,
+            column by column. The last of a mask may be empty, at the end of the frame.
+        offsets: (n + 1,) int64; those of mask i are at ``offsets[i]:offsets[i + 1]``.
         areas: (n,) int64 pixels.
     """
 
     size: Tuple[int, int]
+    begins: np.ndarray
     ends: np.ndarray
     offsets: np.ndarray
     areas: np.ndarray
 
     def __len__(self) -> int:
         return len(self.areas)
+
+    def amounts(self) -> np.ndarray:
+        """(n,) int64 runs of each mask that are not empty."""
+        last = self.offsets[1:] - 1
+        return np.diff(self.offsets) - (self.begins[last] == self.ends[last])
+
+    def columns(self) -> Tuple[np.ndarray, np.ndarray]:
+        """(n,) int32 first column and end column of each mask; W and 0 if it is empty."""
+        height, width = self.size
+        starts, amounts = self.offsets[:-1], self.amounts()
+        first = self.begins[starts] // height
+        last = (self.ends[starts + np.maximum(amounts - 1, 0)] - 1) // height
+        return np.where(amounts, first, np.int32(width)), np.where(amounts, last + 1, np.int32(0))
+
+    def subset(self, keep: np.ndarray) -> "MaskStack":
+        """The masks where ``keep``, (n,) bool."""
+        edges = np.flatnonzero(np.diff(keep, prepend=False, append=False))
+        places = [slice(*pair) for pair in self.offsets[edges].reshape(-1, 2).tolist()]
+        begins, ends = (
+            np.concatenate([runs[:0], *(runs[place] for place in places)])
+            for runs in (self.begins, self.ends)
+        )
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[keep])])
+        return MaskStack(self.size, begins, ends, offsets, self.areas[keep])
 
 
 def read_stack(
@@ -44,30 +69,30 @@ def read_stack(
     Raises:
         ValueError: one of the strings is not of the form that pycocotools writes.
     """
+    nothing = np.zeros(0, np.int64)
+    if not counts:
+        runs = nothing.astype(np.int32)
+        empty = MaskStack(size, runs, runs, np.zeros(1, np.int64), nothing)
+        return empty, nothing > 0, nothing > 0
     pixels = size[0] * size[1]
     step = max(1, min(_CHUNK, (2**31 - 1) // pixels))  # sums over a chunk fit 32 bits
-    ends: List[np.ndarray] = []
-    checks, areas, amounts = [], [], []
+    parts = []
     for start in range(0, len(counts), step):
-        runs = run_lengths(counts[start : start + step])
-        checks.append(runs.check(pixels))
-        areas.append(runs.areas())
-        amounts.append(np.diff(runs.offsets))
-        ends.append(_ends(runs, amounts[-1], pixels))
-    if not ends:
-        nothing = np.zeros(0, np.int64)
-        empty = MaskStack(size, nothing.astype(np.int32), np.zeros(1, np.int64), nothing)
-        return empty, nothing > 0, nothing > 0
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(amounts))])
-    stack = MaskStack(size, _joined(ends), offsets, _joined(areas))
-    valid, tidy = zip(*checks)
-    return stack, _joined(valid), _joined(tidy)
+        runs = read_runs(counts[start : start + step])
+        amounts = np.diff(runs.offsets)
+        parts.append((*_places(runs, amounts), amounts, runs.areas, *runs.check(pixels)))
+    begins, ends, amounts, areas, valid, tidy = map(_joined, zip(*parts))
+    offsets = np.concatenate([[0], np.cumsum(amounts)])
+    return MaskStack(size, begins, ends, offsets, areas), valid, tidy
 
 
-def _ends(runs: Runs, amounts: np.ndarray, pixels: int) -> np.ndarray:
-    """A sum that runs through all masks, each of which has this number of pixels."""
-    ends = np.cumsum(runs.lengths, dtype=np.int32)
-    return ends - np.repeat(np.arange(len(amounts), dtype=np.int32) * np.int32(pixels), amounts)
+def _places(runs: Runs, amounts: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Where foreground runs begin and end: a sum through all masks, less what came before each."""
+    pairs = runs.background + runs.foreground
+    ends = np.cumsum(pairs, dtype=np.int32)
+    starts = runs.offsets[:-1]
+    ends -= np.repeat(ends[starts] - pairs[starts], amounts)
+    return ends - runs.foreground, ends
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ that it can be written to JSON as it is. An object that is absent from a frame i
 
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -34,6 +35,10 @@ __all__ = [
     "shorten",
     "tube_iou",
 ]
+
+
+# These and map() run in C, which counts with hundreds of thousands of masks.
+_size_of, _counts_of = itemgetter("size"), itemgetter("counts")
 
 
 def encode(masks: "Tensor") -> List[Optional[RLE]]:
@@ -158,7 +163,7 @@ def read_masks(
         raise SegmentationError(present[i], fault)
     if not tidy.all():
         for i in np.flatnonzero(~tidy):
-            runs = run_lengths([given[i]["counts"]]).lengths.tolist()
+            runs = run_lengths([given[i]["counts"]])[0].tolist()
             rles[present[i]] = _from_runs(runs, *given[i]["size"])
         return read_masks(rles, size, any_size=any_size)
     pixels = np.zeros(len(rles), np.int64)
@@ -174,21 +179,20 @@ def _are_ours(values: Sequence[Any], size: Optional[List[int]]) -> bool:
     Most files are. Their entries are shared, which saves a copy of each mask's dict.
     """
     rles = [value for value in values if value is not None]
-    if not all(type(rle) is dict and len(rle) == 2 for rle in rles):
+    if not rles:
+        return True
+    if set(map(type, rles)) != {dict} or set(map(len, rles)) != {2}:
         return False
     try:
-        sizes = [rle["size"] for rle in rles]
-        counts = [rle["counts"] for rle in rles]
+        sizes, counts = list(map(_size_of, rles)), map(_counts_of, rles)
+        if set(map(type, counts)) != {str} or set(map(type, sizes)) != {list}:
+            return False
     except KeyError:
         return False
-    if not all(type(text) is str for text in counts):
+    expected = sizes[0] if size is None else size
+    if not _is_size(expected) or sizes.count(expected) < len(sizes):
         return False
-    if not all(type(pair) is list and len(pair) == 2 for pair in sizes):
-        return False
-    expected = sizes[0] if sizes and size is None else size
-    numbers = chain.from_iterable(sizes)  # 360.0 equals 360
-    same = all(pair == expected for pair in sizes) and all(type(n) is int for n in numbers)
-    return same and (not sizes or _is_size(expected))
+    return set(map(type, chain.from_iterable(sizes))) == {int}  # 360.0 equals 360
 
 
 def _each_compressed(
@@ -208,9 +212,9 @@ def _read(
 ) -> Tuple[Optional[MaskStack], np.ndarray, np.ndarray]:
     """The masks as numbers, if they have one size and can be read; which are valid and tidy."""
     own = rles[0]["size"] if rles else size
-    if all(rle["size"] == own for rle in rles):
+    if list(map(_size_of, rles)).count(own) == len(rles):
         try:
-            return read_stack([rle["counts"] for rle in rles], (int(own[0]), int(own[1])))
+            return read_stack(list(map(_counts_of, rles)), (int(own[0]), int(own[1])))
         except ValueError:
             pass  # the slow way tells which one it is
     return (None, *check(rles))

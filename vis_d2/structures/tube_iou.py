@@ -1,11 +1,12 @@
 """Space-time IoU of tubes, a tube being one object's masks over the frames of a video."""
 
+from itertools import accumulate
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .column_spans import MAX_HEIGHT, Range, column_spans, intersections
+from .column_sheets import column_sheets, common_pixels
 from .mask_stack import MaskStack, read_stack
 from .rle_counts import RLE, areas
 
@@ -14,9 +15,11 @@ Cell = Tuple[int, int, RLE]  # index of the tube, frame, mask
 Group = Tuple[Sequence[int], Sequence[int]]  # tubes to compare with tubes
 # A call of the IoU function costs as much as comparing the boxes of this many pairs.
 _PAIRS_PER_CALL = 2000
-# Masks that are compared in numpy at once; with fewer than the second, it does not pay.
-_MASKS_PER_BLOCK = 1024
+# Pairs of masks that are looked at in numpy at once; with few masks it does not pay.
+_PAIRS_PER_BLOCK = 1 << 16
 _FEW_MASKS = 64
+# Masks that meet no other are left out if they are more than the rest of this share.
+_WORTHWHILE = 0.75
 
 
 def tube_iou(
@@ -81,8 +84,6 @@ def stacked_tube_ious(
     Returns:
         For each group (D, G) float64; None where :func:`tube_iou` is faster.
     """
-    if stack.size[0] > MAX_HEIGHT:
-        return [None] * len(groups)
     tube_areas = np.zeros(present.shape, np.int64)
     tube_areas[present] = stack.areas
     totals = tube_areas.sum(axis=1)
@@ -97,28 +98,55 @@ def _common_pixels(
     stack: MaskStack, present: np.ndarray, groups: Sequence[Group]
 ) -> List[Optional[np.ndarray]]:
     """(D, G) int64 for each group; None for all if there are fragmented masks."""
-    order = np.array([tube for d, g in groups for tube in (*d, *g)], np.int64)
-    if not len(order):
-        return []
+    dt = np.array([i for d, g in groups for i in d for _ in g], np.int64)
+    gt = np.array([j for d, g in groups for _ in d for j in g], np.int64)
+    if not len(dt) or not len(stack):
+        return [np.zeros((len(d), len(g)), np.int64) for d, g in groups]
     number = np.full(present.shape, -1, np.int64)  # place of each mask in the stack
     number[present] = np.arange(len(stack))
-    number = number[order]
-    sums: List[Optional[np.ndarray]] = [np.zeros((len(d), len(g)), np.int64) for d, g in groups]
-    ranges, start = [], 0
-    for d, g in groups:
-        ranges.append(Range(start, start + len(d), start + len(d) + len(g)))
-        start = ranges[-1].stop
-    step = max(1, _MASKS_PER_BLOCK // len(order))
-    for t in range(0, present.shape[1], step):
-        block = number[:, t : t + step]
-        rows = np.flatnonzero(block >= 0)
-        spans = column_spans(stack, block.reshape(-1)[rows], rows, block.shape)
-        parts = intersections(spans, ranges)
-        if parts is None:
+    pair, i, j = _meetings(stack, number, dt, gt)
+    keep = np.zeros(len(stack), bool)
+    keep[i] = keep[j] = True
+    place = np.arange(len(stack))
+    if np.count_nonzero(keep) < _WORTHWHILE * len(stack):
+        stack, place = stack.subset(keep), np.cumsum(keep) - 1
+    sheets = column_sheets(stack)
+    total = np.zeros(len(dt), np.int64)
+    for start in range(0, len(pair), _PAIRS_PER_BLOCK):
+        block = slice(start, start + _PAIRS_PER_BLOCK)
+        pixels = common_pixels(sheets, place[i[block]], place[j[block]])
+        if pixels is None:
             return [None] * len(groups)
-        for total, part in zip(sums, parts):
-            total += part
-    return sums
+        # The floats of bincount hold sums of integers exactly up to 2**53.
+        total += np.bincount(pair[block], pixels, len(dt)).astype(np.int64)
+    shapes = [(len(d), len(g)) for d, g in groups]
+    stops = list(accumulate(d * g for d, g in shapes))
+    return [total[stop - d * g : stop].reshape(d, g) for stop, (d, g) in zip(stops, shapes)]
+
+
+def _meetings(
+    stack: MaskStack, number: np.ndarray, dt: np.ndarray, gt: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where two tubes are in the same columns of the same frame.
+
+    Args:
+        stack: the masks.
+        number: (n, T) the places of those of the tubes, -1 where absent.
+        dt, gt: (P,) the tubes that are compared.
+
+    Returns:
+        The pair of tubes, the mask of its detection and that of its truth, each (M,).
+    """
+    x0, x1 = (np.append(x, x.dtype.type(0)) for x in stack.columns())  # last: an absent mask
+    found: List[np.ndarray] = []
+    step = max(1, _PAIRS_PER_BLOCK // len(dt))
+    for t in range(0, number.shape[1], step):
+        block = number[:, t : t + step]
+        low, high = x0[block], x1[block]
+        meet = (low[dt] < high[gt]) & (low[gt] < high[dt])
+        pair, frame = np.nonzero(meet)
+        found.append(np.stack([pair, block[dt[pair], frame], block[gt[pair], frame]]))
+    return tuple(np.concatenate(found, axis=1))
 
 
 def _ratio(
