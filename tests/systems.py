@@ -13,7 +13,40 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_CLASSES = 5
 
 # A new system adds its name here; the contract test then runs on configs/quick/<name>.yaml.
-META_ARCHS = ["sg_net"]
+META_ARCHS = ["sg_net", "efficient_vis"]
+
+# Steps and learning rate that a system needs to learn one clip by heart, in less than a minute.
+OVERFIT = {"sg_net": (60, 1e-3), "efficient_vis": (120, 5e-4)}
+
+# A model that takes no time, for tests that ask how and not how well.
+_ROOM = "MODEL.EFFICIENT_VIS."
+SMALLER = {
+    "efficient_vis": {
+        "MODEL.RESNETS.NORM": "FrozenBN",  # frames of a batch do not look at each other
+        # Deep and very narrow, which is faster than shallow, whose widths are fixed.
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+        "MODEL.FPN.NORM": "",
+        "MODEL.FPN.OUT_CHANNELS": 16,
+        f"{_ROOM}HIDDEN_DIM": 16,
+        f"{_ROOM}NUM_QUERIES": 4,
+        f"{_ROOM}NUM_STAGES": 2,
+        f"{_ROOM}NUM_HEADS": 2,
+        f"{_ROOM}FFN_DIM": 16,
+        f"{_ROOM}DYN_DIM": 4,
+        f"{_ROOM}BOX_POOL": 3,
+        f"{_ROOM}MASK_POOL": 4,
+        f"{_ROOM}MASK_CONVS": 1,
+        f"{_ROOM}MASK_NORM": "",
+        "INPUT.CLIP.NUM_FRAMES": 3,
+        "TEST.VIS.WINDOW": 3,
+        "TEST.VIS.STRIDE": 3,
+        "TEST.VIS.AGGREGATE": "mean",
+        "TEST.VIS.OVER": "all",
+    }
+}
 
 
 def quick_cfg(system: str, *opts: Any) -> CfgNode:
@@ -22,6 +55,16 @@ def quick_cfg(system: str, *opts: Any) -> CfgNode:
     vis_d2.add_vis_config(cfg)
     cfg.merge_from_file(str(ROOT / "configs" / "quick" / f"{system}.yaml"))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.VIS.NUM_CLASSES", NUM_CLASSES, *opts])
+    return cfg
+
+
+def small_cfg(system: str, *opts: Any) -> CfgNode:
+    """A tiny model of a system: the defaults of its own keys, on the data of its quick config."""
+    cfg, defaults = quick_cfg(system), get_cfg()
+    vis_d2.add_vis_config(defaults)
+    cfg.MODEL[system.upper()] = defaults.MODEL[system.upper()]
+    smaller = [part for item in SMALLER[system].items() for part in item]
+    cfg.merge_from_list([*smaller, *opts])
     return cfg
 
 

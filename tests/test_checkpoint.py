@@ -132,3 +132,29 @@ def test_code_in_a_pth_file_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(pickle.UnpicklingError):
         read_state(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_tensors_can_be_fitted_before_class_rows_are_moved(tmp_path: Path) -> None:
+    source = {**model_state(), "head.cls.weight": torch.ones(3, 3, 1)}
+    source["head.cls.bias"] = torch.arange(3.0)
+    torch.save(source, tmp_path / "in.pth")
+    report = convert_checkpoint(
+        str(tmp_path / "in.pth"),
+        str(tmp_path / "out.pth"),
+        model_state(),
+        adapt=lambda state: {k: v.squeeze(-1) if v.dim() == 3 else v for k, v in state.items()},
+        class_keys=r"head\.cls\..*",
+        class_rows={1: 2},
+    )
+    new = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    assert len(report.matched) == 4
+    assert new["head.cls.weight"].tolist() == [[-1.0] * 3, [1.0] * 3]
+    assert new["head.cls.bias"].tolist() == [-1.0, 2.0]
+
+
+def test_an_error_names_some_keys_and_a_report_all(tmp_path: Path) -> None:
+    state = {f"theirs.{i}": torch.zeros(1) for i in range(20)}
+    _, report = match_state(state, {f"ours.{i}": torch.zeros(1) for i in range(20)})
+    with pytest.raises(ValueError, match="theirs.7, … and 12 more") as error:
+        report.check()
+    assert "ours.19" in str(report) and "ours.19" not in str(error.value)

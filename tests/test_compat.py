@@ -67,3 +67,15 @@ def test_local_group_uses_detectron2s_own_function(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(comm, "create_local_process_group", calls.append, raising=False)
     compat.create_local_process_group(4)
     assert calls == [4]
+
+
+def test_pasting_a_batch_keeps_the_values() -> None:
+    # A mask of one value, 0.25, in a box of 2 x 2 pixels: their centres lie a quarter of the box
+    # off the centre of the value, and those of the pixels around it three quarters.
+    masks = torch.full((2, 1, 1, 1), 0.25)
+    boxes = torch.tensor([[1.0, 1.0, 3.0, 3.0], [-6.0, -6.0, -4.0, -4.0]])
+    pasted = compat.paste_batch(masks, boxes, (6, 7))  # more than what the boxes cover
+    assert pasted.shape == (2, 6, 7) and pasted.dtype == torch.float32
+    profile = torch.tensor([0.25, 0.75, 0.75, 0.25, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(pasted[0], 0.25 * profile[:6, None] * profile[None])
+    assert not pasted[1].any()

@@ -2,16 +2,26 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
-__all__ = ["LoadReport", "convert_checkpoint", "match_state", "read_state", "rename_keys"]
+__all__ = [
+    "LoadReport",
+    "State",
+    "convert_checkpoint",
+    "match_state",
+    "read_state",
+    "remap_rows",
+    "rename_keys",
+]
 
 State = Dict[str, Tensor]
 Rule = Tuple[str, Optional[str]]
+
+MOST_NAMES = 8  # of each kind in an error
 
 
 @dataclass
@@ -31,21 +41,26 @@ class LoadReport:
     unexpected: List[str]
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, most: Optional[int] = None) -> str:
+        """All of it, or of each kind at most so many names."""
         offered = len(self.matched) + len(self.skipped) + len(self.unexpected)
         expected = len(self.matched) + len(self.skipped) + len(self.missing)
         shapes = [f"{key} {list(a)} -> {list(b)}" for key, a, b in self.skipped]
         return (
             f"matched {len(self.matched)} of the model's {expected} and of the file's {offered}"
-            f" tensors\n  skipped (shape): {', '.join(shapes) or 'none'}"
-            f"\n  missing: {', '.join(self.missing) or 'none'}"
-            f"\n  unexpected: {', '.join(self.unexpected) or 'none'}"
+            f" tensors\n  skipped (shape): {_listed(shapes, most)}"
+            f"\n  missing: {_listed(self.missing, most)}"
+            f"\n  unexpected: {_listed(self.unexpected, most)}"
         )
 
     def check(self) -> None:
         """Raise ValueError where fewer than half of the smaller side's tensors matched."""
         rest = min(len(self.missing), len(self.unexpected)) + len(self.skipped)
         if len(self.matched) < rest or not self.matched:
-            raise ValueError(f"these are the weights of another model: {self}")
+            report = self.text(MOST_NAMES)
+            raise ValueError(f"these are the weights of another model: {report}")
 
 
 def convert_checkpoint(
@@ -54,6 +69,7 @@ def convert_checkpoint(
     model_state: Mapping[str, Tensor],
     *,
     rules: Sequence[Rule] = (),
+    adapt: Optional[Callable[[State], State]] = None,
     class_keys: str = "",
     class_rows: Optional[Mapping[int, int]] = None,
     allow_pickle: bool = False,
@@ -66,6 +82,8 @@ def convert_checkpoint(
         output: path of the new checkpoint.
         model_state: state dict of the model, freshly initialised.
         rules: see ``rename_keys``.
+        adapt: called with the renamed tensors before class rows are moved; returns those to go on
+            with.
         class_keys: regular expression; the keys (after renaming) whose rows are classes.
         class_rows: row of the model -> row of the source for these keys; the other rows keep the
             model's initial values. None: leave them as they are.
@@ -79,9 +97,11 @@ def convert_checkpoint(
         ValueError: fewer than half of the tensors matched.
     """
     state = rename_keys(read_state(source, allow_pickle=allow_pickle), rules)
+    if adapt is not None:
+        state = adapt(state)
     if class_rows is not None:
         for key in [k for k in state if re.fullmatch(class_keys, k) and k in model_state]:
-            state[key] = _remap_rows(key, state[key], model_state[key], class_rows)
+            state[key] = remap_rows(key, state[key], model_state[key], class_rows)
     usable, report = match_state(state, model_state)
     report.check()
     torch.save({**(extra or {}), "model": usable}, output)
@@ -154,15 +174,18 @@ def match_state(
     return {k: state[k] for k in fits}, LoadReport(fits, skipped, missing, unexpected)
 
 
-def _apply_rules(key: str, rules: Sequence[Rule]) -> Optional[str]:
-    for pattern, replacement in rules:
-        found = re.fullmatch(pattern, key)
-        if found:
-            return None if replacement is None else found.expand(replacement)
-    return key
+def remap_rows(key: str, source: Tensor, initial: Tensor, rows: Mapping[int, int]) -> Tensor:
+    """``initial`` with some rows of ``source``; ``source`` itself where more than rows differs.
 
+    Args:
+        key: name of the tensor, for the message.
+        source: (n, ...).
+        initial: (m, ...).
+        rows: row of the result -> row of ``source``.
 
-def _remap_rows(key: str, source: Tensor, initial: Tensor, rows: Mapping[int, int]) -> Tensor:
+    Raises:
+        ValueError: a row does not exist.
+    """
     if source.shape[1:] != initial.shape[1:]:
         return source  # not only the classes differ: the report will skip it for its shape
     for to, come_from in rows.items():
@@ -174,3 +197,17 @@ def _remap_rows(key: str, source: Tensor, initial: Tensor, rows: Mapping[int, in
     result = initial.clone()
     result[list(rows)] = source[list(rows.values())].to(initial.dtype)
     return result
+
+
+def _listed(names: Sequence[str], most: Optional[int]) -> str:
+    shown = list(names[:most])
+    more = len(names) - len(shown)
+    return ", ".join(shown + [f"… and {more} more"] * (more > 0)) or "none"
+
+
+def _apply_rules(key: str, rules: Sequence[Rule]) -> Optional[str]:
+    for pattern, replacement in rules:
+        found = re.fullmatch(pattern, key)
+        if found:
+            return None if replacement is None else found.expand(replacement)
+    return key

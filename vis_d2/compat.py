@@ -4,14 +4,16 @@ Tested on v0.5 as ``dev/provide_detectron2.py`` packages it, written against mai
 asks which detectron2 it runs on.
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import torch.distributed as dist
 from detectron2.engine import hooks
+from detectron2.layers import mask_ops
 from detectron2.utils import comm
+from torch import Tensor
 from torch.optim import lr_scheduler
 
-__all__ = ["LRScheduler", "create_local_process_group"]
+__all__ = ["LRScheduler", "create_local_process_group", "paste_batch"]
 
 
 class LRScheduler(hooks.LRScheduler):
@@ -51,3 +53,11 @@ def create_local_process_group(processes_per_machine: int) -> None:
         group = dist.new_group(list(range(first, first + processes_per_machine)))
         if first <= dist.get_rank() < first + processes_per_machine:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+def paste_batch(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+    """Sample masks (n, 1, m, m) at their boxes (n, 4) into frames of ``size`` (h, w): (n, h, w).
+
+    detectron2's public function for it gives thresholded or eight-bit values only.
+    """
+    return mask_ops._do_paste_mask(masks, boxes, size[0], size[1], skip_empty=False)[0]

@@ -26,9 +26,11 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.CLIP = CN()
     # Frames of one training clip, >= 1.
     cfg.INPUT.CLIP.NUM_FRAMES = 2
-    # Which frames: KeyReference | AdjacentPair | Window | Neighbours | AllFrames.
+    # Which frames: KeyReference | AdjacentPair | Window | Neighbours | AllFrames | ClipPair
+    # (two clips of one video, of NUM_FRAMES frames each).
     cfg.INPUT.CLIP.SAMPLER = "AdjacentPair"
-    # Largest distance in frames between the key frame and the others.
+    # Largest distance in frames between the key frame and the others (of a ClipPair: from the end
+    # of one clip to the start of the other).
     cfg.INPUT.CLIP.RANGE = 1
     # Colour jitter: "none", "clip" (drawn once per clip) or "frame" (drawn for every frame).
     cfg.INPUT.CLIP.PHOTOMETRIC = "none"
@@ -36,6 +38,9 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.CLIP.PHOTOMETRIC_STRENGTH = 0.2
     # Leave training videos without any object out.
     cfg.INPUT.CLIP.FILTER_EMPTY = True
+    # Probability that a training clip without any object is used; otherwise another one of the
+    # video is drawn, up to ten times.
+    cfg.INPUT.CLIP.KEEP_EMPTY = 1.0
 
 
 def _add_test_keys(cfg: CN) -> None:

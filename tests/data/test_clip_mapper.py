@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vis_d2.config import add_common_config
+from vis_d2.data import clip_mapper
 from vis_d2.data.augmentation import ClipAugmentation, TestFrameTransform
 from vis_d2.data.clip_mapper import ClipMapper
 from vis_d2.data.datasets.ytvis import load_ytvis_json
@@ -194,3 +195,105 @@ def test_bad_frame_in_training_names_video_frame_and_path(videos, frames):
     (frames / "first" / "1.png").unlink()
     with pytest.raises(OSError, match=r"video 10, frame 1 \(.*first/1.png\): no such file"):
         mapper(videos[0])
+
+
+def test_a_frame_that_comes_twice_is_decoded_once(videos, monkeypatch):
+    read = []
+
+    def counted(video, t):
+        read.append(t)
+        return original(video, t)
+
+    original = clip_mapper.read_frame
+    monkeypatch.setattr(clip_mapper, "read_frame", counted)
+    mapper = ClipMapper(
+        make_cfg("INPUT.CLIP.SAMPLER", "ClipPair", "INPUT.CLIP.NUM_FRAMES", 4), True
+    )
+    clip = mapper(videos[0])  # of three frames
+    assert clip["frame_indices"] == [0, 1, 2, 2, 2, 2, 2, 2] and read == [0, 1, 2]
+    assert len(clip["image"]) == len(clip["instances"]) == 8
+    assert all(torch.equal(image, clip["image"][2]) for image in clip["image"][3:])
+    assert not torch.equal(clip["image"][1], clip["image"][2])
+    # Each is a frame of its own: nobody who changes one changes the others.
+    clip["image"][3].zero_()
+    assert clip["image"][2].any() and clip["image"][4].any()
+    visible = [frame.gt_visible.tolist() for frame in clip["instances"]]
+    assert visible == [[True, True], [True, False], *[[True, True]] * 6]
+
+
+def test_jitter_per_frame_differs_between_copies_of_a_frame(videos):
+    opts = ["INPUT.CLIP.SAMPLER", "ClipPair", "INPUT.CLIP.NUM_FRAMES", 3]
+    jitter = ["INPUT.CLIP.PHOTOMETRIC", "frame", "INPUT.CLIP.PHOTOMETRIC_STRENGTH", 0.5]
+    clip = ClipMapper(make_cfg(*opts, *jitter), True)(videos[0], np.random.default_rng(0))
+    assert clip["frame_indices"][2:] == [2, 2, 2, 2]
+    assert not torch.equal(clip["image"][2], clip["image"][3])
+
+
+def empty_but_one(length=40, crowd=False):
+    """A video dict of which only frame 0 shows something, and the frames that a mapper draws."""
+    thing = {"id": 1, "category_id": 0, "iscrowd": int(crowd)}
+    annotations = [[thing], *[[] for _ in range(length - 1)]]
+    return {"video_id": 1, "length": length, "annotations": annotations}
+
+
+class Counting:
+    """A sampler that gives frame ``hits`` - 1 - i in call i: frame 0 in call number ``hits``."""
+
+    def __init__(self, hits):
+        self.hits = hits
+        self.calls = 0
+
+    def __call__(self, length, rng):
+        self.calls += 1
+        return [max(self.hits - self.calls, 0)]
+
+
+def drawn(keep_empty, hits, video=None, seed=0):
+    """Frames that a mapper takes, and how often it drew."""
+    mapper = ClipMapper(
+        sampler=Counting(hits), augmentation=None, transform=None, keep_empty=keep_empty
+    )
+    frames = mapper._draw_frames(video or empty_but_one(), np.random.default_rng(seed))
+    return frames, mapper.sampler.calls
+
+
+def test_clips_without_objects_are_drawn_again():
+    assert drawn(0.0, hits=1) == ([0], 1)
+    assert drawn(0.0, hits=7) == ([0], 7)
+    assert drawn(1.0, hits=7) == ([6], 1)  # kept as it came
+
+
+def test_after_ten_draws_a_clip_without_objects_is_taken():
+    assert drawn(0.0, hits=10) == ([0], 10)
+    assert drawn(0.0, hits=25) == ([15], 10)
+
+
+def test_a_crowd_is_no_object_when_clips_are_drawn():
+    assert drawn(0.0, hits=3, video=empty_but_one(crowd=True)) == ([0], 10)
+
+
+def test_a_share_of_the_clips_without_objects_is_kept():
+    kept = sum(drawn(0.25, hits=25, seed=seed)[1] == 1 for seed in range(400))
+    assert 70 < kept < 130  # 100 expected
+
+
+def test_the_config_says_how_many_empty_clips_are_kept(videos):
+    pair = ["INPUT.CLIP.SAMPLER", "Window", "INPUT.CLIP.NUM_FRAMES", 1]
+    generators = [np.random.default_rng(seed) for seed in range(20)]
+    mapper = ClipMapper(make_cfg(*pair, "INPUT.CLIP.KEEP_EMPTY", 0.0), True)
+    # Only frame 1 of the second video shows an object; ten draws miss it once in 58.
+    assert sum(mapper(videos[1], rng)["frame_indices"] == [1] for rng in generators) >= 18
+    mapper = ClipMapper(make_cfg(*pair), True)
+    assert mapper.keep_empty == 1.0
+    seen = {tuple(mapper(videos[1], rng)["frame_indices"]) for rng in generators}
+    assert seen == {(0,), (1,), (2,)}
+
+
+def test_keeping_every_clip_draws_no_further_random_number(videos):
+    # So that a seed gives the clips it always gave, and a clip with objects is no matter of chance.
+    for video, share in ((videos[1], 1.0), (videos[0], 0.5)):
+        used = np.random.default_rng(3)
+        ClipMapper(
+            sampler=lambda length, rng: [0], augmentation=None, transform=None, keep_empty=share
+        )._draw_frames(video, used)
+        assert used.random() == np.random.default_rng(3).random()

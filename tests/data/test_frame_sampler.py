@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from vis_d2.data.frame_sampler import (
     AdjacentPair,
     AllFrames,
+    ClipPair,
     KeyReference,
     Neighbours,
     Window,
@@ -89,6 +90,63 @@ def test_adjacent_pair_covers_every_pair():
     }  # fmt: skip
 
 
+def run_from(start: int, count: int, length: int):
+    """Consecutive frames; where the video ends, its last frame again."""
+    return [min(start + i, length - 1) for i in range(count)]
+
+
+@pytest.mark.parametrize("gap", [1, 2, 5])
+@pytest.mark.parametrize("count", range(1, 9))
+def test_clip_pair_are_two_runs_one_after_the_other(count, gap):
+    sampler = ClipPair(num_frames=count, max_gap=gap)
+    for length in range(1, 31):
+        orders, seen = set(), set()
+        for frames in draws(sampler, length, 60):
+            first, second = frames[:count], frames[count:]
+            assert len(frames) == 2 * count
+            assert first == run_from(first[0], count, length)
+            assert second == run_from(second[0], count, length)
+            seen |= set(frames)
+            if length <= count:
+                # All there is comes first; the rest only fills the list up.
+                assert first[0] == 0 and set(second) == {length - 1}
+                continue
+            early, late = sorted([first, second])
+            assert early[-1] == early[0] + count - 1  # only the later run may be short
+            assert 1 <= late[0] - early[-1] <= gap
+            orders.add(first == early)
+        assert length <= count or orders == {True, False}
+        # 60 draws reach every start of a short video.
+        assert length - count > 6 or seen == set(range(length))
+
+
+def test_clip_pair_covers_every_pair():
+    found = {tuple(f) for f in draws(ClipPair(num_frames=2), 5)}
+    assert found == {
+        (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 4),
+        (2, 3, 0, 1), (3, 4, 1, 2), (4, 4, 2, 3),
+    }  # fmt: skip
+    earlier_first = {tuple(sorted(f)) for f in draws(ClipPair(num_frames=2, max_gap=2), 5)}
+    # A gap that reaches over the end of the video falls back to none: (2, 3, 5, 5) is not there.
+    assert earlier_first == {(0, 1, 2, 3), (0, 1, 3, 4), (1, 2, 3, 4), (1, 2, 4, 4), (2, 3, 4, 4)}
+
+
+@pytest.mark.parametrize("length, expected", [(1, [0] * 6), (2, [0, 1, 1, 1, 1, 1])])
+def test_clip_pair_of_a_video_shorter_than_one_run(length, expected):
+    assert draws(ClipPair(num_frames=3, max_gap=4), length, 20) == [expected] * 20
+
+
+def test_clip_pair_of_a_video_as_long_as_one_run():
+    assert draws(ClipPair(num_frames=3), 3, 20) == [[0, 1, 2, 2, 2, 2]] * 20
+
+
+def test_clip_pair_takes_either_order_and_every_start_equally_often():
+    frames = draws(ClipPair(num_frames=2), 6, 2000)
+    starts = [min(f) for f in frames]
+    assert np.bincount(starts, minlength=4).min() > 400  # 0, 1, 2, 3: 500 each
+    assert 900 < sum(f[0] == start for f, start in zip(frames, starts)) < 1100
+
+
 def test_all_frames():
     assert AllFrames()(4, np.random.default_rng(0)) == [0, 1, 2, 3]
 
@@ -101,6 +159,7 @@ def test_all_frames():
         Neighbours(num_frames=2, max_distance=1),
         AdjacentPair(),
         AllFrames(),
+        ClipPair(num_frames=2, max_gap=2),
     ],
 )
 def test_video_without_frames_is_an_error_and_the_generator_decides(sampler):
@@ -123,6 +182,7 @@ def clip_cfg(sampler: str, num_frames: int = 2, reach: int = 3) -> CfgNode:
         ("KeyReference", KeyReference, {"max_distance": 3}),
         ("AdjacentPair", AdjacentPair, {"max_gap": 3}),
         ("AllFrames", AllFrames, {}),
+        ("ClipPair", ClipPair, {"num_frames": 5, "max_gap": 3}),
     ],
 )
 def test_config_chooses_the_sampler(name, kind, fields):

@@ -34,17 +34,26 @@ def one() -> Dict[str, Dict[str, torch.Tensor]]:
     return two_process.all_cases(QUICK_CONFIGS)
 
 
+def assert_same_gradients(expected: two_process.Gradients, found: two_process.Gradients) -> None:
+    assert set(expected) == set(found)
+    for name, value in expected.items():
+        tolerance = {"rtol": 1e-3, "atol": 1e-4 * float(value.abs().max()) + 1e-7}
+        torch.testing.assert_close(found[name], value, msg=name, **tolerance)
+
+
 @pytest.mark.parametrize("objects", list(two_process.JOINT_BATCHES))
 @pytest.mark.parametrize("model", ["stand-in", *QUICK_CONFIGS])
 def test_two_processes_have_the_gradients_of_one_on_the_joint_batch(
     one: Any, two: Any, model: str, objects: str
 ) -> None:
     case = f"{model}, objects {objects}"
-    assert set(one[case]) == set(two["gradients"][case])
-    for name, expected in one[case].items():
-        found = two["gradients"][case][name]
-        scale = float(expected.abs().max())
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * scale + 1e-7, msg=name)
+    assert_same_gradients(one[case], two["gradients"][case])
+
+
+@pytest.mark.parametrize("model", two_process.clip_pair_configs(QUICK_CONFIGS))
+def test_a_process_without_second_clips_waits_for_nobody(one: Any, two: Any, model: str) -> None:
+    case = f"{model}, no second clip in one process"
+    assert_same_gradients(one[case], two["gradients"][case])
 
 
 def test_gradients_are_exchanged_once_per_step_when_they_accumulate(one: Any, two: Any) -> None:

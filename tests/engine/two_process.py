@@ -4,7 +4,7 @@ torchrun --nproc_per_node 2 two_process.py OUTPUT [QUICK_CONFIG ...]
 """
 
 import argparse
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -28,11 +28,31 @@ def quick_cfg(path: str) -> CfgNode:
     cfg.merge_from_file(path)
     # Batch statistics belong to a process; with them the gradients differ by design.
     fixed = ["MODEL.DEVICE", "cpu", "MODEL.VIS.NUM_CLASSES", len(CLASSES)]
-    cfg.merge_from_list([*fixed, "MODEL.RESNETS.NORM", "GN"])
+    cfg.merge_from_list([*fixed, "MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "GN"])
+    if "EFFICIENT_VIS" in cfg.MODEL:
+        cfg.MODEL.EFFICIENT_VIS.MASK_NORM = "GN"
+        # The second clip of a sample learns from the first one from the first iteration on.
+        cfg.MODEL.EFFICIENT_VIS.CORRESPONDENCE_FROM = 0
     return cfg
 
 
-def one_step(cfg: CfgNode, objects: Any, *, size: Any, accumulate: int = 1) -> Gradients:
+def make_clips(objects: Sequence[int], size: Tuple[int, int]) -> List[Dict[str, Any]]:
+    return [make_clip(i, n, size) for i, n in enumerate(objects)]
+
+
+def make_clip_pairs(
+    objects: Sequence[int], size: Tuple[int, int], lengths: Sequence[int]
+) -> List[Dict[str, Any]]:
+    """Samples of two clips of two frames, of videos of these lengths."""
+    pairs = []
+    for clip, length in zip(make_clips(objects, size), lengths):
+        indices = [min(t, length - 1) for t in range(4)]
+        doubled = {key: clip[key] * 2 for key in ("image", "instances")}
+        pairs.append({**clip, **doubled, "frame_indices": indices})
+    return pairs
+
+
+def one_step(cfg: CfgNode, clips: List[Dict[str, Any]], *, accumulate: int = 1) -> Gradients:
     """Train one step on the share of this process; the gradients of all parameters."""
     torch.manual_seed(comm.get_rank())  # processes must agree on the weights of the first one
     model = build_model(cfg)
@@ -43,7 +63,6 @@ def one_step(cfg: CfgNode, objects: Any, *, size: Any, accumulate: int = 1) -> G
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    clips = [make_clip(i, n, size) for i, n in enumerate(objects)]
     share = clips[comm.get_rank() :: comm.get_world_size()]
     batches = [share[i::accumulate] for i in range(accumulate)]
     wrapped = wrap_model(model)
@@ -58,12 +77,22 @@ def all_cases(quick_configs: List[str]) -> Dict[str, Gradients]:
     stand_in = make_cfg("unused", "MODEL.VIS.NUM_CLASSES", len(CLASSES))
     results = {}
     for name, objects in JOINT_BATCHES.items():
-        results[f"stand-in, objects {name}"] = one_step(stand_in, objects, size=(16, 22))
+        small, large = make_clips(objects, (16, 22)), make_clips(objects, (64, 96))
+        results[f"stand-in, objects {name}"] = one_step(stand_in, small)
         for path in quick_configs:
-            results[f"{path}, objects {name}"] = one_step(quick_cfg(path), objects, size=(64, 96))
-    same = (2, 2, 2, 2)
-    results["accumulated"] = one_step(stand_in, same, size=(16, 22), accumulate=2)
+            results[f"{path}, objects {name}"] = one_step(quick_cfg(path), large)
+    for path in clip_pair_configs(quick_configs):
+        # Process 1 gets the videos of two frames: nothing is left for their second clips.
+        pairs = make_clip_pairs((2, 1), (64, 96), lengths=(4, 2))
+        results[f"{path}, no second clip in one process"] = one_step(quick_cfg(path), pairs)
+    same = make_clips((2, 2, 2, 2), (16, 22))
+    results["accumulated"] = one_step(stand_in, same, accumulate=2)
     return results
+
+
+def clip_pair_configs(quick_configs: List[str]) -> List[str]:
+    """Those that train on two clips of a video."""
+    return [path for path in quick_configs if quick_cfg(path).INPUT.CLIP.SAMPLER == "ClipPair"]
 
 
 def stop_message() -> str:

@@ -1,11 +1,16 @@
 """The parent's own work, with a system that finds one fixed object."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.structures import Instances
 
+from vis_d2.config import add_common_config
 from vis_d2.inference import TrackSelection
 from vis_d2.meta_arch import VideoMetaArch
+from vis_d2.meta_arch.base import common_arguments
 from vis_d2.structures import VideoInstances
 
 
@@ -90,3 +95,25 @@ def test_training_sees_all_frames_clip_major_and_clips_must_have_one_length():
 
 def test_normalisation_is_no_part_of_checkpoints():
     assert not fixed().state_dict()
+
+
+def test_every_common_key_arrives_where_it_belongs():
+    cfg = get_cfg()
+    add_common_config(cfg)
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
+    test = {"MODE": "unique", "AGGREGATE": "max", "OVER": "all", "MAX_TRACKS": 3}
+    test.update(SCORE_THRESHOLD=0.25, WINDOW=7, STRIDE=4)
+    for key, value in test.items():
+        assert cfg.TEST.VIS[key] != value  # or this test would not see whether it is read
+        cfg.TEST.VIS[key] = value
+    model = Fixed(**common_arguments(cfg, SimpleNamespace(size_divisibility=16)))
+    assert model.pixel_mean.flatten().tolist() == [1.0, 2.0, 3.0]
+    assert model.pixel_std.flatten().tolist() == [4.0, 5.0, 6.0]
+    assert (model.size_divisibility, model.window, model.stride) == (16, 7, 4)
+    assert vars(model.selection) == {
+        "mode": "unique",
+        "aggregate": "max",
+        "over": "all",
+        "max_tracks": 3,
+        "score_threshold": 0.25,
+    }

@@ -42,12 +42,52 @@ def test_a_clip_without_objects():
     assert targets.masks.shape == (0, 2, 8, 8)
 
 
-def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"boxes: expected shape \(1, 2, 4\), found \(1, 1, 4\)"):
-        TrackletTargets(
-            labels=torch.zeros(1),
-            ids=torch.zeros(1),
-            boxes=torch.zeros(1, 1, 4),
-            masks=torch.zeros(1, 2, 4, 4),
-            visible=torch.ones(1, 2, dtype=torch.bool),
-        )
+def targets_with(**wrong) -> TrackletTargets:
+    """One object in two frames."""
+    right = {
+        "labels": torch.zeros(1),
+        "ids": torch.zeros(1),
+        "boxes": torch.zeros(1, 2, 4),
+        "masks": torch.zeros(1, 2, 4, 4),
+        "visible": torch.ones(1, 2, dtype=torch.bool),
+    }
+    return TrackletTargets(**{**right, **wrong})
+
+
+@pytest.mark.parametrize(
+    "name, shape, message",
+    [
+        ("boxes", (1, 1, 4), r"boxes: expected shape \(1, 2, 4\), found \(1, 1, 4\)"),
+        ("labels", (1, 1), r"labels: expected shape \(1,\), found \(1, 1\)"),
+        ("masks", (2, 2, 4, 4), r"masks: expected shape \(1, 2\), found \(2, 2\)"),
+        ("valid", (3,), r"valid: expected shape \(2,\), found \(3,\)"),
+        ("valid", (2, 1), r"valid: expected shape \(2,\), found \(2, 1\)"),
+    ],
+)
+def test_shapes_are_checked(name, shape, message):
+    with pytest.raises(ValueError, match=message):
+        targets_with(**{name: torch.ones(shape)})
+
+
+def test_all_frames_are_real_unless_somebody_says_otherwise():
+    assert targets_with().valid.tolist() == [True, True]
+    assert targets_with().valid.dtype == torch.bool
+    nobody = targets_with(
+        labels=torch.zeros(0),
+        ids=torch.zeros(0),
+        boxes=torch.zeros(0, 2, 4),
+        masks=torch.zeros(0, 2, 4, 4),
+        visible=torch.ones(0, 2, dtype=torch.bool),
+    )
+    assert nobody.valid.tolist() == [True, True]
+    some = torch.tensor([True, False])
+    assert targets_with(valid=some).valid is some
+
+
+def test_frames_that_fill_a_clip_up_are_marked():
+    frames = [annotated_frame([5], [True])] * 3
+    real = torch.tensor([True, True, False])
+    assert torch.equal(TrackletTargets.from_frames(frames, (8, 8), real).valid, real)
+    assert TrackletTargets.from_frames(frames, (8, 8)).valid.tolist() == [True] * 3
+    with pytest.raises(ValueError, match=r"valid: expected shape \(3,\), found \(2,\)"):
+        TrackletTargets.from_frames(frames, (8, 8), real[:2])

@@ -52,6 +52,37 @@ def test_flops_are_multiply_adds(monkeypatch):
     assert benchmark.count_flops(Net(), image) == 8 * 3 * 9 * 10 * 20
 
 
+@pytest.mark.parametrize(
+    ("window", "stride", "counts"),
+    [
+        (1, 1, (3, 20)),
+        (4, 4, (4, 20)),
+        (9, 9, (9, 27)),  # 20 frames would end with a window of two
+        (36, 36, (36, 108)),
+        (5, 2, (5, 21)),  # a window of 5, and 8 times 2 frames more
+        (0, 1, (3, 20)),  # the whole video: nothing to round to
+    ],
+)
+def test_windows_are_timed_whole(window, stride, counts):
+    model = argparse.Namespace(window=window, stride=stride)
+    assert benchmark.frame_counts(model, None, None) == counts
+    assert benchmark.frame_counts(model, 0, 7) == (0, 7)  # what is asked for
+
+
+def test_a_model_of_clips(tmp_path, capsys):
+    options = ["TEST.VIS.WINDOW", "3", "TEST.VIS.STRIDE", "3"]
+    argv = ["--config-file", str(CONFIGS / "efficient_vis.yaml"), "--size", "32x48"]
+    argv += ["--json", str(tmp_path / "rows.json"), "--frames", "6", "--device", "cpu"]
+    assert benchmark.main([*argv, *OPTS, *options]) == 0
+    row = json.loads((tmp_path / "rows.json").read_text())
+    assert (row["window"], row["warmup_frames"], row["timed_frames"]) == (3, 3, 6)
+    # Stages of a step, of a frame and of the run lengths, all divided by the same three frames.
+    parts = sum(row[f"{name}_p50_ms"] for name in STAGES if name != "total")
+    assert 0.5 * row["total_p50_ms"] < parts < 1.5 * row["total_p50_ms"]
+    assert row["gflops_per_frame"] > 0
+    assert "in a clip of one frame" in capsys.readouterr().out
+
+
 def test_a_model_that_cannot_be_traced_is_still_timed(tmp_path, capsys, monkeypatch):
     import detectron2.utils.analysis as analysis
 

@@ -16,6 +16,8 @@ from .lazy_frames import LazyFrames, read_frame
 
 __all__ = ["ClipMapper"]
 
+MOST_DRAWS = 10  # clips tried before one without objects is taken after all
+
 
 class ClipMapper:
     """Maps a video dict to a clip dict.
@@ -30,6 +32,7 @@ class ClipMapper:
         augmentation: changes training clips. None for inference.
         transform: the frame transform of inference.
         prefetch: frames decoded ahead during inference; 0 = no thread.
+        keep_empty: probability that a training clip without objects is used as it was drawn.
     """
 
     @configurable
@@ -40,11 +43,13 @@ class ClipMapper:
         augmentation: Optional[ClipAugmentation],
         transform: TestFrameTransform,
         prefetch: int = 0,
+        keep_empty: float = 1.0,
     ) -> None:
         self.sampler = sampler
         self.augmentation = augmentation
         self.transform = transform
         self.prefetch = prefetch
+        self.keep_empty = keep_empty
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> Dict[str, Any]:
@@ -53,6 +58,7 @@ class ClipMapper:
             "augmentation": ClipAugmentation(cfg) if is_train else None,
             "transform": TestFrameTransform(cfg),
             "prefetch": cfg.TEST.VIS.PREFETCH,
+            "keep_empty": cfg.INPUT.CLIP.KEEP_EMPTY,
         }
 
     def __call__(
@@ -81,14 +87,24 @@ class ClipMapper:
             return {**clip, "frame_indices": list(range(len(frames))), "image": frames}
         if rng is None:
             rng = np.random.default_rng(np.random.randint(2**31, size=4))
-        indices = self.sampler(video["length"], rng)
-        frames = [read_frame(video, t) for t in indices]
+        indices = self._draw_frames(video, rng)
+        decoded = {t: read_frame(video, t) for t in dict.fromkeys(indices)}
+        frames = [decoded[t] for t in indices]
         transform = self.augmentation.draw(frames[0], len(frames), rng)
         images = [transform.image(frame, i) for i, frame in enumerate(frames)]
         annotations = [video["annotations"][t] for t in indices]
         size = (video["height"], video["width"])
         instances = _annotate(annotations, size, transform, images[0].shape[-2:])
         return {**clip, "frame_indices": indices, "image": images, "instances": instances}
+
+    def _draw_frames(self, video: Mapping[str, Any], rng: np.random.Generator) -> List[int]:
+        for _ in range(MOST_DRAWS):
+            indices = self.sampler(video["length"], rng)
+            shown = any(not a["iscrowd"] for t in indices for a in video["annotations"][t])
+            # No number is drawn for a clip with objects, nor where every clip is kept.
+            if shown or self.keep_empty >= 1 or rng.random() < self.keep_empty:
+                break
+        return indices
 
 
 def _annotate(

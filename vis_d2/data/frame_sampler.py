@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 __all__ = [
     "AdjacentPair",
     "AllFrames",
+    "ClipPair",
     "FrameSampler",
     "KeyReference",
     "Neighbours",
@@ -116,7 +117,37 @@ class AllFrames:
         return list(range(length))
 
 
-FrameSampler = Union[Window, KeyReference, Neighbours, AdjacentPair, AllFrames]
+class ClipPair:
+    """Two runs of frames of one video, one after the other in the list, in random order.
+
+    The later run starts where the earlier ends, or up to ``max_gap - 1`` frames on. A run that the
+    video is too short for repeats its last frame; a video that is not longer than one run gives
+    all its frames in the first, and nothing but its last frame in the second.
+
+    Args:
+        num_frames: frames of each run, >= 1; the list is twice as long.
+        max_gap: frames from the end of one run to the start of the other, at most, >= 1.
+    """
+
+    def __init__(self, *, num_frames: int, max_gap: int = 1) -> None:
+        self.num_frames = num_frames
+        self.max_gap = max_gap
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        size = self.num_frames
+        # Up to length - size - 1: the later run has at least one frame, as a last clip may.
+        start = int(rng.integers(max(length - size, 1)))
+        later = start + size + int(rng.integers(self.max_gap))
+        if later >= length:
+            later = min(start + size, length)
+        runs = [[min(s + i, length - 1) for i in range(size)] for s in (start, later)]
+        if later < length and rng.integers(2):
+            runs.reverse()
+        return runs[0] + runs[1]
+
+
+FrameSampler = Union[Window, KeyReference, Neighbours, AdjacentPair, AllFrames, ClipPair]
 
 
 def build_sampler(cfg: CfgNode) -> FrameSampler:
@@ -133,6 +164,7 @@ def build_sampler(cfg: CfgNode) -> FrameSampler:
         "Neighbours": lambda: Neighbours(num_frames=clip.NUM_FRAMES, max_distance=clip.RANGE),
         "AdjacentPair": lambda: AdjacentPair(max_gap=clip.RANGE),
         "AllFrames": AllFrames,
+        "ClipPair": lambda: ClipPair(num_frames=clip.NUM_FRAMES, max_gap=clip.RANGE),
     }
     if clip.SAMPLER not in samplers:
         raise ValueError(

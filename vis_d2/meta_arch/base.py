@@ -4,12 +4,14 @@ from abc import ABCMeta, abstractmethod
 from typing import Any, Dict, Iterable, List, Tuple, Union
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import Backbone
 from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor, nn
 
 from vis_d2.inference import TrackletCollector, TrackScores, TrackSelection, stream
 
-__all__ = ["VideoMetaArch"]
+__all__ = ["VideoMetaArch", "common_arguments"]
 
 
 class VideoMetaArch(nn.Module, metaclass=ABCMeta):
@@ -141,6 +143,25 @@ class VideoMetaArch(nn.Module, metaclass=ABCMeta):
         size = (inputs.get("height", image.shape[-2]), inputs.get("width", image.shape[-1]))
         ((_, tracks),) = stream(self, [image], size)
         return _score_image(tracks, self.selection)
+
+
+def common_arguments(cfg: CfgNode, backbone: Backbone) -> Dict[str, Any]:
+    """Arguments of ``VideoMetaArch`` from a config."""
+    test = cfg.TEST.VIS
+    return {
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "size_divisibility": backbone.size_divisibility,
+        "window": test.WINDOW,
+        "stride": test.STRIDE,
+        "selection": TrackSelection(
+            mode=test.MODE,
+            aggregate=test.AGGREGATE,
+            over=test.OVER,
+            max_tracks=test.MAX_TRACKS,
+            score_threshold=test.SCORE_THRESHOLD,
+        ),
+    }
 
 
 def _score_image(tracks: Instances, selection: TrackSelection) -> Instances:

@@ -4,6 +4,7 @@ from detectron2.config import CfgNode
 
 from vis_d2.config import add_common_config
 
+from .efficient_vis.config import add_efficient_vis_config
 from .sg_net.config import add_sg_net_config
 
 __all__ = ["add_vis_config"]
@@ -18,3 +19,4 @@ def add_vis_config(cfg: CfgNode) -> None:
     """
     add_common_config(cfg)
     add_sg_net_config(cfg)
+    add_efficient_vis_config(cfg)

@@ -1,22 +1,36 @@
 """Detection parts that several systems can use. Importing the package registers its backbones."""
 
 from .backbone import build_resnet_fpn_p5_backbone
+from .classes import num_classes
 from .fcos import FCOSDetector, FCOSHead, FCOSOutputs, LocationGrid, conv_block, flatten_maps
 from .fcos_criterion import FCOSCriterion, Positives
+from .iteration import current_iteration
 from .losses import box_log_loss, global_mean, paired_giou, paired_iou
+from .matching import CostFn, Match, Outputs, assign, focal_cost, weighted_sum
+from .set_criterion import LossFn, SetCriterion
 
 __all__ = [
+    "CostFn",
     "FCOSCriterion",
     "FCOSDetector",
     "FCOSHead",
     "FCOSOutputs",
     "LocationGrid",
+    "LossFn",
+    "Match",
+    "Outputs",
     "Positives",
+    "SetCriterion",
+    "assign",
     "box_log_loss",
     "build_resnet_fpn_p5_backbone",
     "conv_block",
     "flatten_maps",
+    "current_iteration",
+    "focal_cost",
     "global_mean",
+    "num_classes",
     "paired_giou",
     "paired_iou",
+    "weighted_sum",
 ]

@@ -15,8 +15,17 @@ _HOMES = {
     "TrackletTargets": ".tracklet_targets",
     "VideoInstances": ".video_instances",
     "finish_masks": ".masks",
+    "finish_rois": ".masks",
+    "paste_rois": ".masks",
 }
-__all__ = ["RLE", "TrackletTargets", "VideoInstances", "finish_masks"]
+__all__ = [
+    "RLE",
+    "TrackletTargets",
+    "VideoInstances",
+    "finish_masks",
+    "finish_rois",
+    "paste_rois",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Ground truth of one clip as tensors over (objects, frames)."""
 
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from detectron2.structures import Instances
@@ -20,6 +20,7 @@ class TrackletTargets:
         boxes: (N, T, 4) float, XYXY in pixels of the network input, zeros where not visible.
         masks: (N, T, H, W) bool at the padded input size, zeros where not visible.
         visible: (N, T) bool.
+        valid: (T,) bool, False for frames that only fill a short clip up; all True by default.
     """
 
     labels: Tensor
@@ -27,12 +28,17 @@ class TrackletTargets:
     boxes: Tensor
     masks: Tensor
     visible: Tensor
+    valid: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
         n, t = self.visible.shape
-        expected = {"labels": (n,), "ids": (n,), "boxes": (n, t, 4), "masks": (n, t)}
+        if self.valid is None:
+            self.valid = torch.ones(t, dtype=torch.bool, device=self.visible.device)
+        expected = {"labels": (n,), "ids": (n,), "boxes": (n, t, 4), "masks": (n, t), "valid": (t,)}
         for name, shape in expected.items():
-            found = tuple(getattr(self, name).shape)[: max(len(shape), 1)]
+            found = tuple(getattr(self, name).shape)
+            if name == "masks":
+                found = found[:2]  # of any height and width
             if found != shape:
                 raise ValueError(f"{name}: expected shape {shape}, found {found}")
 
@@ -41,7 +47,10 @@ class TrackletTargets:
 
     @classmethod
     def from_frames(
-        cls, frames: List[Instances], padded_size: Tuple[int, int]
+        cls,
+        frames: List[Instances],
+        padded_size: Tuple[int, int],
+        valid: Optional[Tensor] = None,
     ) -> "TrackletTargets":
         """Stack the annotated frames of a clip; row i is the same object in every frame.
 
@@ -49,6 +58,7 @@ class TrackletTargets:
             frames: T Instances with ``gt_classes``, ``gt_ids``, ``gt_visible`` (N,), ``gt_boxes``
                 and ``gt_masks`` (BitMasks), as ``ClipMapper`` gives them.
             padded_size: (H, W) of the padded network input.
+            valid: (T,) bool, real frames; None: all.
 
         Raises:
             ValueError: the rows of two frames are not the same objects.
@@ -72,4 +82,5 @@ class TrackletTargets:
             boxes=torch.stack([f.gt_boxes.tensor for f in frames], dim=1),
             masks=masks,
             visible=torch.stack([f.gt_visible for f in frames], dim=1),  # T x (N,) -> (N, T)
+            valid=valid,
         )

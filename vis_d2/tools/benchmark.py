@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 import vis_d2
 from vis_d2.engine import VideoPredictor
+from vis_d2.inference import StreamingModel
 from vis_d2.utils.memory import peak_resident_mb
 from vis_d2.utils.video_io import VideoSource, open_source
 
@@ -23,6 +24,9 @@ from ._timing import STAGES, Stopwatch, time_video
 
 logger = logging.getLogger(__name__)
 
+FRAMES, WARMUP = 20, 3  # at least
+STEPS = 3  # of the model that are timed, at least: a median of one says little
+
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the benchmark; see ``vis-d2 benchmark --help``."""
@@ -31,16 +35,36 @@ def main(argv: Optional[List[str]] = None) -> int:
     torch.manual_seed(0)
     # Speed does not need trained weights; how many objects are found does.
     predictor = VideoPredictor(load_config(args, {"MODEL.WEIGHTS": ""}))
+    warmup, frames = frame_counts(predictor.model, args.warmup, args.frames)
     with tempfile.TemporaryDirectory() as folder:
         if args.input is None:  # JPEG, so that "load" is the work that a folder of frames makes
-            write_frames(Path(folder), args.size, args.warmup + args.frames, args.objects)
+            write_frames(Path(folder), args.size, warmup + frames, args.objects)
         source = open_source(args.input or folder)
-        row = measure(predictor, source, args.warmup, args.frames)
+        row = measure(predictor, source, warmup, frames)
     print(table(row))
     if args.json:
         with open(args.json, "a", encoding="utf8") as file:
             file.write(json.dumps(row) + "\n")
     return 0
+
+
+def frame_counts(
+    model: StreamingModel, warmup: Optional[int], frames: Optional[int]
+) -> Tuple[int, int]:
+    """Frames of warm-up and of measurement; where None, as many as whole steps take in."""
+    if warmup is None:
+        warmup = _whole_steps(model, WARMUP)
+    if frames is None:
+        frames = _whole_steps(model, max(FRAMES, model.window + (STEPS - 1) * model.stride))
+    return warmup, frames
+
+
+def _whole_steps(model: StreamingModel, least: int) -> int:
+    """The fewest frames, ``least`` or more, that leave no window incomplete."""
+    if model.window == 0:
+        return least
+    further = max(least - model.window, 0)
+    return model.window + -(-further // model.stride) * model.stride
 
 
 def measure(
@@ -98,7 +122,8 @@ def table(row: Dict[str, Any]) -> str:
         + (f", {cuda} MB on the GPU" if cuda is not None else ""),
         f"parameters         {row['parameters'] / 1e6:.2f} M",
         "FLOPs              "
-        + ("could not be counted" if gflops is None else f"{gflops} G multiply-adds per frame"),
+        + ("could not be counted" if gflops is None else f"{gflops} G multiply-adds per frame")
+        + ("" if gflops is None or row["window"] == 1 else ", in a clip of one frame"),
     ]
     return "\n".join(lines)
 
@@ -195,8 +220,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", help="video or folder of frames (default: synthetic JPEG frames)")
     add("--size", type=frame_size, default=(360, 640), help="of synthetic frames (360x640)")
     add("--objects", type=int, default=3, help="in synthetic frames (%(default)s)")
-    add("--frames", type=int, default=20, help="frames that are timed (%(default)s)")
-    add("--warmup", type=int, default=3, help="frames before them (%(default)s)")
+    add("--frames", type=int, help=f"that are timed (at least {FRAMES} and {STEPS} whole windows)")
+    add("--warmup", type=int, help=f"frames before them (at least {WARMUP} and a whole window)")
     add("--json", metavar="FILE", help="append the figures to this file, one JSON row per run")
     add_config_arguments(parser)
     return parser

@@ -5,13 +5,11 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from vis_d2.inference import TrackSelection
-from vis_d2.modeling import FCOSCriterion, FCOSDetector, FCOSHead
+from vis_d2.modeling import FCOSCriterion, FCOSDetector, FCOSHead, num_classes
 from vis_d2.structures import finish_masks
 
 from .. import base
@@ -98,18 +96,7 @@ class SGNet(base.VideoMetaArch):
                 centre=node.TRACK_CENTER,
             ),
             "criterion": _build_criterion(node),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "size_divisibility": backbone.size_divisibility,
-            "window": cfg.TEST.VIS.WINDOW,
-            "stride": cfg.TEST.VIS.STRIDE,
-            "selection": TrackSelection(
-                mode=cfg.TEST.VIS.MODE,
-                aggregate=cfg.TEST.VIS.AGGREGATE,
-                over=cfg.TEST.VIS.OVER,
-                max_tracks=cfg.TEST.VIS.MAX_TRACKS,
-                score_threshold=cfg.TEST.VIS.SCORE_THRESHOLD,
-            ),
+            **base.common_arguments(cfg, backbone),
         }
 
     def losses(self, images: ImageList, clips: List[Dict[str, Any]]) -> Dict[str, Tensor]:
@@ -219,21 +206,12 @@ def _build_head(cfg: CfgNode, backbone: Backbone) -> FCOSHead:
         in_features=node.IN_FEATURES,
         strides=[shapes[name].stride for name in node.IN_FEATURES],
         channels=shapes[node.IN_FEATURES[0]].channels,
-        num_classes=_num_classes(cfg),
+        num_classes=num_classes(cfg),
         num_convs=node.NUM_CONVS,
         norm=node.NORM,
         prior_prob=node.PRIOR_PROB,
         use_scale=node.USE_SCALE,
     )
-
-
-def _num_classes(cfg: CfgNode) -> int:
-    if cfg.MODEL.VIS.NUM_CLASSES > 0:
-        return cfg.MODEL.VIS.NUM_CLASSES
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if not names:
-        raise ValueError("MODEL.VIS.NUM_CLASSES is -1 and the config names no data set to ask")
-    return len(MetadataCatalog.get(names[0]).thing_classes)
 
 
 def _build_branches(cfg: CfgNode, backbone: Backbone) -> SGNetBranches:
