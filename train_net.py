@@ -4,6 +4,9 @@ python train_net.py --config-file configs/quick/sg_net.yaml
 python train_net.py --config-file ... --num-gpus 8
 torchrun --nproc_per_node 8 train_net.py --config-file ...
 python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+python train_net.py --config-file ... --eval-only --resume MODEL.WEIGHTS output/model_final.pth
+
+--resume continues a training, or an evaluation that was interrupted, where it stopped.
 """
 
 import argparse
@@ -27,14 +30,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def evaluate(cfg: CfgNode, resume: bool) -> Dict[str, Any]:
-    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the last checkpoint of ``OUTPUT_DIR``."""
+def evaluate(cfg: CfgNode, resume: bool, named: bool) -> Dict[str, Any]:
+    """Evaluate a model.
+
+    Args:
+        cfg: the config.
+        resume: leave out the videos that an interrupted evaluation of the same has finished.
+        named: the command line gives ``MODEL.WEIGHTS``. If not, ``resume`` also means the last
+            checkpoint of ``OUTPUT_DIR``.
+    """
     if not (cfg.MODEL.WEIGHTS or resume):
         raise ValueError("--eval-only needs MODEL.WEIGHTS, or --resume for the last checkpoint")
     model = VISTrainer.build_model(cfg)
     checkpointer = build_checkpointer(cfg, model, cfg.OUTPUT_DIR)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = VISTrainer.test(cfg, model)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume and not named)
+    results = VISTrainer.test(cfg, model, resume=resume)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -44,7 +54,7 @@ def main(args: argparse.Namespace) -> Optional[Dict[str, Any]]:
     """One process of a job: train (and evaluate), or evaluate only."""
     cfg = setup(args)
     if args.eval_only:
-        return evaluate(cfg, args.resume)
+        return evaluate(cfg, args.resume, "MODEL.WEIGHTS" in args.opts[::2])
     trainer = VISTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -16,6 +16,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +25,9 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from PIL import Image
 
 HEIGHT, WIDTH, LENGTH = 12, 16, 3
-SECONDS_PER_CASE = 30
+SECONDS_PER_CASE = 30  # of work; a busy machine may take longer
+MOST_SECONDS_PER_CASE = 600  # by the clock
+EACH_ANALYZED = 5  # charts take their time
 # What an error must name: the file, or what is in it.
 _PLACE = re.compile(r"\.json|annotation|result|video|categor")
 CLEAN = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -201,15 +204,49 @@ def write_case(number: int, folder: Path) -> None:
     (folder / "results.json").write_bytes(found)
 
 
-def _targets(work: Path) -> Dict[str, Callable[[], int]]:
+def _targets(work: Path, number: int) -> Dict[str, Callable[[], int]]:
     """What is run on each case; each returns its exit code."""
     from vis_d2.data import load_ytvis_json
-    from vis_d2.tools import check_dataset, check_results, evaluate, split
+    from vis_d2.tools import (
+        analyze,
+        check_dataset,
+        check_results,
+        convert,
+        draw,
+        evaluate,
+        export,
+        split,
+    )
 
     gt, results, out = str(work / "gt.json"), str(work / "results.json"), str(work / "out")
     frames = str(work / "train" / "JPEGImages")
     both = ["--gt", gt, "--results", results]
+    shown = ["--images", frames, "--min-side", "0", "--sheet-frames", "2"]
+    exports = {
+        f"export {kind}": lambda kind=kind, file=file: export.main(
+            [*file, "--format", kind, "--output", f"{out}/{kind}"]
+        )
+        for kind, file in zip(("csv", "mots", "png", "coco"), ([gt], [results, "--gt", gt]) * 2)
+    }
+    targets = {"davis": "davis", "mots": "mots-txt", "coco": "coco.json", "ytvis": "ytvis.json"}
+    converted = {
+        f"convert to {kind}": lambda kind=kind, name=name: convert.main(
+            ["ytvis", gt, "--to", kind, "--output", f"{out}/converted/{name}"]
+        )
+        for kind, name in targets.items()
+    }
+    drawn = {"analyze": lambda: analyze.main([*both, "--output", f"{out}/analysis"])}
     return {
+        **exports,
+        **converted,
+        **(drawn if number % EACH_ANALYZED == 0 else {}),
+        "export alone": lambda: export.main(
+            [results, "--format", "coco", "--output", f"{out}/alone"]
+        ),
+        "draw": lambda: draw.main([gt, *shown, "--png", "--output", f"{out}/drawn"]),
+        "draw results": lambda: draw.main(
+            [results, "--compare", gt, *shown, "--png", "--output", f"{out}/compared"]
+        ),
         "load": lambda: int(load_ytvis_json(gt, frames) is None),
         "check-dataset": lambda: check_dataset.main([gt, "--json", f"{out}/report.json"]),
         "check frames": lambda: check_dataset.main([gt, "--images", frames, "--all"]),
@@ -257,7 +294,7 @@ def run_case(number: int, root: Path) -> List[str]:
     shutil.rmtree(work / "out", ignore_errors=True)
     (work / "out").mkdir()
     before, faults, outcome = _files(root), [], {}
-    for name, target in _targets(work).items():
+    for name, target in _targets(work, number).items():
         outcome[name], fault = run_target(target)
         if fault:
             faults.append(f"case {number}, {name}: {fault}")
@@ -278,6 +315,7 @@ def main() -> int:
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # torch maps a lot
     faulthandler.enable()
+    faulthandler.register(signal.SIGPROF, chain=True)  # the traceback, and then the end
     faults = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -286,9 +324,11 @@ def main() -> int:
         write_sound_set(root / "work")
         for number in range(args.first, args.last):
             print(f"case {number}", file=sys.stderr, flush=True)
-            faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+            faulthandler.dump_traceback_later(MOST_SECONDS_PER_CASE, exit=True)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_CASE)
             faults += run_case(number, root)
         faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
     print("\n".join(faults))
     print(f"cases {args.first} to {args.last}: {len(faults)} faults")
     return int(bool(faults))

@@ -89,3 +89,28 @@ def test_programming_errors_keep_their_traceback(tool):
     tool.run = fail
     with pytest.raises(AttributeError):
         cli.main(["demo"])
+
+
+@pytest.mark.parametrize("flags", [[], ["-u"]])
+def test_a_closed_pipe_is_no_error(flags):
+    """``vis-d2 ... | head`` ends quietly."""
+    code = (
+        "import sys, types; from vis_d2 import cli; tool = types.ModuleType('x'); "
+        "tool.main = lambda argv: [print(i) for i in range(10**5)] and 0; "
+        "sys.modules['vis_d2.tools.demo'] = tool; sys.exit(cli.main(['demo']))"
+    )
+    command = [sys.executable, *flags, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as run:
+        assert run.stdout.readline() == "0\n"
+        run.stdout.close()
+        assert run.stderr.read() == ""
+        assert run.wait() == 1
+
+
+def test_a_broken_pipe_to_another_program_is_an_error(tool, capsys):
+    def fail(argv):
+        raise BrokenPipeError("pipe")
+
+    tool.run = fail
+    assert cli.main(["demo"]) == 1 and "error: pipe" in capsys.readouterr().err

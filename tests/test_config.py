@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
@@ -50,6 +51,30 @@ def test_a_leaf_differs_from_its_parent(path: Path):
     cfg.merge_from_file(str(path))
     parent.merge_from_file(str(path.parent / base.group(1)))
     assert cfg != parent
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_at_most_three_hops(path: Path):
+    hops = 0
+    while True:
+        base = re.search(r'^_BASE_: "?([^"\n]+)"?', path.read_text(), re.M)
+        if base is None:
+            break
+        path, hops = path.parent / base.group(1), hops + 1
+    assert hops <= 3 and path.name == "Base-VIS.yaml"
+
+
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if f.name != "Base-VIS.yaml"], ids=lambda p: p.name
+)
+def test_every_model_builds(path: Path):
+    cfg = full_cfg()
+    cfg.merge_from_file(str(path))
+    cfg.merge_from_list(["MODEL.DEVICE", "meta", "MODEL.VIS.NUM_CLASSES", 40])
+    with torch.device("meta"):  # sizes only: nothing is drawn
+        model = build_model(cfg)
+    assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
+    assert cfg.TEST.VIS.STRIDE <= cfg.TEST.VIS.WINDOW
 
 
 @pytest.mark.parametrize("system", META_ARCHS)

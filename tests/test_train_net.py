@@ -8,15 +8,18 @@ from typing import Any, Iterator, List
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 
+from vis_d2 import VISTrainer, add_vis_config
 from vis_d2.data import register_ytvis_instances
 from vis_d2.data.datasets.toy import write_toy
+from vis_d2.engine import merge_config
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK_CONFIGS = sorted((ROOT / "configs" / "quick").glob("*.yaml"))
-SETS = {"train": 3, "val": 1}
+SETS = {"train": 3, "val": 2}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,17 @@ def train_net(*argv: str) -> Any:
     return module["main"](default_argument_parser().parse_args(list(argv)))
 
 
+def save_untrained(config: str, folder: Path) -> str:
+    """Weights as they are before a training."""
+    cfg = get_cfg()
+    add_vis_config(cfg)
+    merge_config(cfg, config, ["SEED", "5", "MODEL.DEVICE", "cpu", "MODEL.VIS.NUM_CLASSES", "5"])
+    torch.manual_seed(5)
+    path = str(folder / "untrained.pth")
+    torch.save({"model": VISTrainer.build_model(cfg).state_dict()}, path)
+    return path
+
+
 def test_train_stop_resume_evaluate(
     config: str, small_sets: List[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -86,6 +100,33 @@ def test_train_stop_resume_evaluate(
     answer = train_net("--eval-only", *common, *weights)
     again = train_net("--eval-only", "--resume", *common, "OUTPUT_DIR", str(whole))
     assert "AP" in answer["segm"] and str(answer) == str(again)
+
+
+def test_an_evaluation_that_broke_goes_on(
+    config: str, small_sets: List[str], tmp_path: Path
+) -> None:
+    """A frame that cannot be read ends it; mended, only the videos that were left are processed."""
+    common = ["--config-file", config, "--eval-only", *small_sets]
+    root = Path(MetadataCatalog.get("small_val").image_root)
+    _, second = sorted(root.iterdir())
+    frame = sorted(second.iterdir())[3]
+    sound = frame.read_bytes()
+    cfg = [*common, "MODEL.WEIGHTS", save_untrained(config, tmp_path), "OUTPUT_DIR"]
+    wanted = train_net(*cfg, str(tmp_path / "whole"))
+    frame.write_bytes(sound[:50])
+    try:
+        with pytest.raises(OSError, match=frame.name):
+            train_net(*cfg, str(tmp_path / "broken"))
+    finally:
+        frame.write_bytes(sound)
+    folders = [tmp_path / name / "inference" / "small_val" for name in ("whole", "broken")]
+    assert [path.name for path in folders[1].iterdir()] == ["results.partial.0.jsonl"]
+    answer = train_net("--resume", *cfg, str(tmp_path / "broken"))
+    log = (tmp_path / "broken" / "log.txt").read_text()
+    assert "small_val: 1 videos were finished before" in log
+    assert str(answer) == str(wanted)
+    one, two = (folder / "results.json" for folder in folders)
+    assert one.read_bytes() == two.read_bytes() and not list(folders[1].glob("*.jsonl"))
 
 
 def test_evaluation_needs_weights(config: str, small_sets: List[str], tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ Imports the standard library only, so that help does not have to wait for torch.
 import ast
 import difflib
 import importlib
+import os
+import select
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -45,14 +47,36 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def _run(tool: str, argv: List[str], debug: bool) -> int:
     try:
-        return importlib.import_module("vis_d2.tools." + tool.replace("-", "_")).main(argv) or 0
+        if {"-h", "--help"} & set(argv):  # some tools take seconds to import
+            quick = importlib.import_module("vis_d2.tools._options").PARSERS.get(tool)
+            if quick is not None:
+                quick().print_help()
+                return 0
+        code = importlib.import_module("vis_d2.tools." + tool.replace("-", "_")).main(argv) or 0
+        sys.stdout.flush()  # here, where an error is noticed
+        return code
     except (ValueError, LookupError, AssertionError, ImportError, OSError) as error:
         if debug:
             raise
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 1
         # The text of a KeyError is its argument in quotes.
         text = error.args[0] if isinstance(error, KeyError) else error
         print(f"vis-d2 {tool}: error: {text}\n(--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that was closed, as by ``| head``; silences it then."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # not a file at all
+        return False
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    sys.stdout = open(os.devnull, "w", encoding="utf8")
+    return True
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from vis_d2.engine import VideoPredictor, prepare_config
 from vis_d2.meta_arch.efficient_vis.temporal_dynamic_conv import TemporalDynamicConv
-from vis_d2.tools._config import add_config_arguments, load_config
+from vis_d2.tools._config import load_config
+from vis_d2.tools._options import add_config_arguments
 from vis_d2.tools._synthetic import synthetic_frames
 from vis_d2.tools.benchmark import frame_size
 

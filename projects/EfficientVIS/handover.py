@@ -24,7 +24,8 @@ from detectron2.utils.logger import setup_logger
 from vis_d2 import VISTrainer
 from vis_d2.engine import build_checkpointer, prepare_config
 from vis_d2.engine.manifest import file_checksum
-from vis_d2.tools._config import add_config_arguments, load_config
+from vis_d2.tools._config import load_config
+from vis_d2.tools._options import add_config_arguments
 
 METRICS = ("AP", "AP50", "AP75", "AR1", "AR10")
 SCORES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)

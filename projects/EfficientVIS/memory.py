@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from vis_d2.engine import prepare_config
-from vis_d2.tools._config import add_config_arguments, load_config
+from vis_d2.tools._config import load_config
+from vis_d2.tools._options import add_config_arguments
 from vis_d2.tools.benchmark import frame_size
 
 GIB = 2**30

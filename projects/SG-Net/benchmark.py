@@ -21,9 +21,9 @@ from vis_d2.engine import VideoPredictor
 from vis_d2.meta_arch.sg_net.sg_net import SGNet
 from vis_d2.modeling import FCOSDetector, FCOSOutputs
 from vis_d2.structures import rle
-from vis_d2.tools._config import add_config_arguments, load_config
+from vis_d2.tools._config import load_config
+from vis_d2.tools._options import add_config_arguments, frame_size
 from vis_d2.tools._synthetic import synthetic_frames
-from vis_d2.tools.benchmark import frame_size
 
 Size = Tuple[int, int]
 

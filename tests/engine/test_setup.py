@@ -46,6 +46,22 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         merge_config(make_cfg(tmp_path), "", ["TRAINER.EPOCHS", "1"])
 
 
+def test_a_value_of_another_type_is_named_with_key_and_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "types.yaml", "SOLVER:\n  MAX_ITER: many\n")
+    with pytest.raises(ValueError, match=r"SOLVER.MAX_ITER in .*types.yaml'?: expected int like 6"):
+        merge_config(make_cfg(tmp_path, "SOLVER.MAX_ITER", 6), file)
+    message = "SOLVER.MAX_ITER in the command line: expected int like 6, got str many"
+    with pytest.raises(ValueError, match=message):
+        merge_config(make_cfg(tmp_path, "SOLVER.MAX_ITER", 6), "", ["SOLVER.MAX_ITER", "many"])
+    file = write(tmp_path / "section.yaml", "MODEL: 3\n")
+    with pytest.raises(ValueError, match=r"MODEL in .*section.yaml'?: expected keys below it") as e:
+        merge_config(make_cfg(tmp_path), file)
+    assert len(str(e.value)) < 300
+    leaf = write(tmp_path / "leaf.yaml", "_BASE_: types.yaml\n")
+    with pytest.raises(ValueError, match="SOLVER.MAX_ITER in .*leaf.yaml"):
+        merge_config(make_cfg(tmp_path), leaf)
+
+
 def test_a_missing_file_and_a_lone_key_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         merge_config(make_cfg(tmp_path), "nowhere.yaml")

@@ -152,3 +152,8 @@ def test_batch_and_rate_scale_with_the_number_of_processes(tmp_path: Path) -> No
     assert trainer.cfg.SOLVER.IMS_PER_BATCH == 2
     assert trainer.cfg.SOLVER.BASE_LR == pytest.approx(0.005)
     assert trainer.max_iter == 12
+
+
+def test_no_iterations_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SOLVER.MAX_ITER is 0, expected 1 or more"):
+        StandInTrainer(make_cfg(tmp_path, "SOLVER.MAX_ITER", 0))

@@ -1,4 +1,5 @@
 import json
+import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,73 @@ def test_a_zip_without_results_at_its_root_is_an_error(tmp_path: Path) -> None:
         archive.writestr("folder/results.json", "[]")
     with pytest.raises(ValueError, match=r"sent.zip: no results.json.*found folder/results.json"):
         read_results(str(path))
+
+
+def test_a_zip_that_unpacks_to_far_more_than_results_do_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("results.json", "w", force_zip64=True) as target:
+            for _ in range(257):
+                target.write(b" " * 2**20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = r"bomb.zip: results.json would unpack from 1\.\d MB to 257.0 MB, as no results do"
+    with pytest.raises(ValueError, match=message):
+        read_results(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # kB
+    assert path.stat().st_size < 2**21
+
+
+def test_a_zip_that_lies_about_its_size_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "r.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("results.json", "[" + " " * 10**6 + "]")
+    said, less = ((10**6 + 2).to_bytes(4, "little"), (3).to_bytes(4, "little"))
+    path.write_bytes(path.read_bytes().replace(said, less))
+    with pytest.raises(ValueError, match="r.zip: the zip cannot be read: Bad CRC-32"):
+        read_results(str(path))
+
+
+def test_zips_that_cannot_be_unpacked_are_clean_errors(tmp_path: Path) -> None:
+    path = tmp_path / "r.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("results.json", "[]" + " " * 100)
+    sound = path.read_bytes()
+    assert read_results(str(path)) == []
+    encrypted = sound.replace(b"PK\x03\x04\x14\x00\x00", b"PK\x03\x04\x14\x00\x01")
+    encrypted = encrypted.replace(
+        b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"
+    )
+    cases = {
+        "encrypted": encrypted,
+        "compression": sound.replace(b"\x14\x00\x00\x00\x08\x00", b"\x14\x00\x00\x00\x63\x00"),
+        "cannot be read": sound[:45] + b"\xff" * 4 + sound[49:],
+        "not a JSON file": sound[: len(sound) // 2],
+    }
+    for message, data in cases.items():
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"r.zip: .*{message}"):
+            read_results(str(path))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_results_must_be_at_the_root_of_a_zip_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "r.zip")
+    for names, message in (
+        ((), "no results.json at the root of the zip, found nothing"),
+        (("a/results.json", "\x1b[2J.json"), r"found a/results.json, \\x1b\[2J.json"),
+        (("results.json", "results.json"), "2 results.json at the root"),
+        (("../results.json",), r"no results.json at the root of the zip, found ../results.json"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "[]")
+        with pytest.raises(ValueError, match=message):
+            read_results(path)
+    with zipfile.ZipFile(path, "w") as archive:  # what else is in it does not matter
+        archive.writestr("results.json", "[]")
+        archive.writestr("readme.txt", "hello")
+    assert read_results(path) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.zip"]
 
 
 def test_lists_of_runs_are_compressed_while_a_file_is_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from small_files import LEFT, RIGHT, annotation, ground_truth
 
 from vis_d2.evaluation import VISEvaluator, read_results
 from vis_d2.evaluation import vis_evaluator as module
+from vis_d2.evaluation.partial import read_partial
 from vis_d2.structures import VideoInstances
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,3 +196,31 @@ def test_what_was_found_before_an_error_is_kept(dataset: str, tmp_path: Path):
     run(evaluator, [1, 2])
     assert not partial.exists()
     assert len(read_results(str(tmp_path / "results.json"))) == 4
+
+
+def test_an_evaluation_goes_on_after_the_last_finished_video(dataset: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "out")
+    broken = VISEvaluator(dataset, folder, identity="one")
+    assert broken.resume() == frozenset()
+    broken.reset()
+    broken.process([{"video_id": 2}], [OUTPUTS[2]])
+    evaluator = VISEvaluator(dataset, folder, identity="one")
+    assert evaluator.resume() == {2}
+    evaluator.reset()
+    assert list(read_partial(folder, "one")) == [2]  # a second interruption costs nothing either
+    evaluator.process([{"video_id": 1}], [OUTPUTS[1]])
+    resumed = evaluator.evaluate()
+    whole = run(VISEvaluator(dataset, str(tmp_path / "whole")), [1, 2])
+    assert str(resumed) == str(whole)
+    files = [(tmp_path / name / "results.json").read_bytes() for name in ("out", "whole")]
+    assert files[0] == files[1]
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+    assert str(run(evaluator, [1])) != str(whole)  # `reset` forgets again
+
+
+def test_partial_results_of_other_weights_are_not_taken_up(dataset: str, tmp_path: Path) -> None:
+    first = VISEvaluator(dataset, str(tmp_path), identity="one")
+    first.reset()
+    first.process([{"video_id": 2}], [OUTPUTS[2]])
+    second = VISEvaluator(dataset, str(tmp_path), identity="two")
+    assert second.resume() == frozenset() and not list(tmp_path.glob("*.jsonl"))

@@ -87,6 +87,21 @@ def test_sums_are_divided_by_the_objects_times_the_real_frames(clips, expected):
     assert seen == [expected]
 
 
+KEPT = [(torch.tensor([0]), torch.tensor([1]))]
+
+
+@pytest.mark.parametrize(
+    "kept, births, expected", [(None, True, 3), (KEPT, True, 6), (KEPT, False, 3)]
+)
+def test_an_object_of_the_other_clip_counts_only_if_its_query_is_kept(kept, births, expected):
+    """Object 1 is shown in none of the three frames, object 0 in all."""
+    seen, target, module = [], targets(), criterion()
+    target.visible[1] = False
+    module.losses = [lambda outputs, truth, matches, number: seen.append(number.item()) or {}]
+    module([layer()], [target], kept, births)
+    assert seen == [expected]
+
+
 def test_a_clip_without_objects_by_hand():
     """All 4 x 3 x 5 logits are negatives at 1/2; divided by 1, weighted by 2."""
     losses, matches = criterion()([layer()], [targets(0)])

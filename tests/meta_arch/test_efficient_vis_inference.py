@@ -292,11 +292,10 @@ def test_what_a_dropped_duplicate_covers_is_dropped_no_further():
     assert run(model, T)[0].track_ids.tolist() == [0, 2, 3]
 
 
-def test_handcrafted_links_follow_objects_through_the_slots():
-    """In the second clip every object is in another slot; every clip starts from q*."""
+def test_handcrafted_links_compare_the_frames_where_two_clips_meet():
+    """In the last frame of the first clip every object has moved to the place on its right."""
     boxes, probs = PLACES[:, None].repeat(1, 6, 1), SURE[:, None].repeat(1, 6, 1)
-    order = [1, 2, 3, 0]
-    boxes[:, T:], probs[:, T:] = boxes[order, T:], probs[order, T:]
+    boxes[:, T - 1] = PLACES.roll(-1, 0)
     ids = {}
     for link in ("query", "handcraft"):
         model = build("LINK", link)
@@ -304,7 +303,8 @@ def test_handcrafted_links_follow_objects_through_the_slots():
         ids[link] = [tracks.track_ids.tolist() for tracks in run(model, 6)]
         assert (script.calls[1]["queries"] is None) == (link == "handcraft")
     assert ids["query"] == [[0, 1, 2, 3]] * 6
-    assert ids["handcraft"] == [[0, 1, 2, 3]] * 3 + [order] * 3
+    # Who stands in place 0 in the second clip is slot 3 of the first, and so on.
+    assert ids["handcraft"] == [[0, 1, 2, 3]] * 3 + [[3, 0, 1, 2]] * 3
 
 
 def test_weak_slots_are_not_linked():

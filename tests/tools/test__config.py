@@ -2,7 +2,8 @@ import argparse
 
 import pytest
 
-from vis_d2.tools._config import add_config_arguments, load_config
+from vis_d2.tools._config import load_config
+from vis_d2.tools._options import add_config_arguments
 
 
 @pytest.fixture

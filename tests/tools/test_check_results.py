@@ -38,6 +38,12 @@ def test_sound_results_are_zipped(folder, capsys):
     assert check_results.main(again) == 0
 
 
+def test_the_zip_lies_beside_the_results_by_default(folder):
+    assert _run(folder, "--zip") == 0
+    with zipfile.ZipFile(folder / "results.zip") as archive:
+        assert archive.namelist() == ["results.json"]
+
+
 def test_faults_are_listed_and_nothing_is_zipped(folder, capsys):
     def break_three(rows):
         rows[0]["segmentations"].pop()

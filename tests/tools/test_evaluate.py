@@ -66,6 +66,15 @@ def test_without_ground_truth_results_are_still_checked(run, annotations):
     assert code == 1 and "video 1, result 0: 2 segmentations" in printed.err
 
 
+def test_what_is_missing_is_said_before_what_is_wrong(run):
+    """Official mode does not check results, but never calls broken ones well-formed."""
+    code, printed = run(ground_truth(None), [result([LEFT] * 2)])
+    assert code == 1 and "No ground truth" in printed.out and "result 0" in printed.err
+    code, printed = run(ground_truth(None), [result([LEFT] * 2)], "--mode", "official")
+    assert code == 0 and "No ground truth" in printed.out and "well-formed" not in printed.out
+    assert "Of the 1 results, strict mode would refuse 1: video 1, result 0" in printed.out
+
+
 def test_no_results_score_nothing(run):
     code, printed = run(GT, [])
     assert code == 0 and "0.00" in printed.out

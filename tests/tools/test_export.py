@@ -63,6 +63,62 @@ def test_nothing_is_written_outside_the_folder(name, files):
     assert not list(files.parent.glob("b"))
 
 
+def annotated(files):
+    """Annotations whose frames have the numbers 5 and 10."""
+    gt = json.loads((files / "gt.json").read_text())
+    del gt["videos"][1]
+    gt["videos"][0]["file_names"] = ["a/00005.jpg", "a/00010.jpg"]
+    gt["annotations"] = [
+        {"id": i, "video_id": 10, "category_id": c, "iscrowd": 0, "segmentations": masks}
+        for i, c, masks in ((7, 2, [mask(0), mask(1)]), (9, 5, [None, mask(6)]))
+    ]
+    path = files / "annotated.json"
+    path.write_text(json.dumps(gt))
+    return str(path)
+
+
+def test_export_and_convert_agree(files):
+    """Two commands write MOTS, pictures and COCO: the same frames, pixels and identities."""
+    path, out = annotated(files), files / "both"
+    for kind in ("mots", "png", "coco"):
+        assert cli.main(["export", path, "--format", kind, "--output", f"{out}/ours/{kind}"]) == 0
+    for kind, target in (("mots", "mots"), ("davis", "davis"), ("coco", "coco.json")):
+        assert (
+            cli.main(["convert", "ytvis", path, "--to", kind, "--output", f"{out}/{target}"]) == 0
+        )
+    lines = (out / "ours" / "mots" / "a.txt").read_text()
+    assert lines == (out / "mots" / "a.txt").read_text()
+    assert [line.split()[:3] for line in lines.splitlines()] == [
+        ["5", "2001", "2"], ["10", "2001", "2"], ["10", "5002", "5"],
+    ]  # fmt: skip
+    for name in ("00005.png", "00010.png"):
+        with Image.open(out / "ours" / "png" / "a" / name) as ours:
+            with Image.open(out / "davis" / "Annotations" / "a" / name) as theirs:
+                assert (np.asarray(ours) == np.asarray(theirs)).all()
+    ours, theirs = (
+        json.loads((out / name).read_text()) for name in ("ours/coco/instances.json", "coco.json")
+    )
+    assert ours["images"] == theirs["images"] and ours["categories"] == theirs["categories"]
+    shared = [{key: row[key] for key in ours["annotations"][0]} for row in theirs["annotations"]]
+    assert ours["annotations"] == shared
+
+
+def test_mots_of_results_is_read_back_with_its_images(files):
+    """Frames are numbered as their images are, so a converter finds them again."""
+    path = annotated(files)
+    for t in (5, 10):
+        (files / "images" / "a").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 8)).save(files / "images" / "a" / f"{t:05d}.jpg")
+    argv = [str(files / "results.json"), "--gt", path, "--format", "mots", "--only-class", "cat"]
+    assert cli.main(["export", *argv, "--threshold", "0.5", "--output", str(files / "mots")]) == 0
+    (files / "mots" / "legend.csv").unlink()
+    read = ["mots", str(files / "mots"), "--images", str(files / "images"), "--categories", "x,cat"]
+    assert cli.main(["convert", *read, "--output", str(files / "back.json")]) == 0
+    back = json.loads((files / "back.json").read_text())
+    assert back["videos"][0]["file_names"] == ["a/00005.jpg", "a/00010.jpg"]
+    assert [row["segmentations"] for row in back["annotations"]] == [[mask(0), None]]
+
+
 def test_a_malformed_result_is_one_line_and_no_file(files, capsys):
     entries = json.loads((files / "results.json").read_text())
     entries[1]["segmentations"].append(None)

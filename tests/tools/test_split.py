@@ -102,3 +102,12 @@ def test_a_file_without_annotations_says_so(source, tmp_path, state):
     with pytest.raises(ValueError, match=f"train.json: 'annotations' is {state}"):
         split.main([source, "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_has_a_default(source, tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert split.main([str(source), "--val", "0.5", "--seed", "0", "--stratify", "category"]) == 0
+    assert sorted(p.name for p in (tmp_path / "cwd" / "split").iterdir()) == [
+        "ids.txt", "ids.txt.sha256", "train.json", "val.json",
+    ]  # fmt: skip

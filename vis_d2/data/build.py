@@ -3,7 +3,7 @@
 import difflib
 import itertools
 import logging
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -128,19 +128,26 @@ def build_vis_train_loader(
 
 
 def build_vis_test_loader(
-    cfg: CfgNode, dataset_name: str, *, mapper: Optional[Callable[[Video], Clip]] = None
-) -> DataLoader:
+    cfg: CfgNode,
+    dataset_name: str,
+    *,
+    mapper: Optional[Callable[[Video], Clip]] = None,
+    skip: Collection[int] = (),
+) -> Union[DataLoader, List[List[Clip]]]:
     """Builds the loader of one data set for evaluation.
 
     Args:
         cfg: ``INPUT`` and ``TEST.VIS`` are used.
         dataset_name: a registered data set.
         mapper: video dict (without annotations) -> clip dict; default ``ClipMapper(cfg, False)``.
+        skip: ids of videos to leave out.
 
     Returns:
         Loader of lists of one clip dict, each video exactly once over all processes.
     """
-    videos = get_video_dicts(dataset_name)
+    videos = [video for video in get_video_dicts(dataset_name) if video["video_id"] not in skip]
+    if not videos:  # detectron2's loader cannot be empty
+        return []
     bare = [{k: v for k, v in video.items() if k != "annotations"} for video in videos]
     # No workers: items are lazy, so a worker would have nothing to do but to be started.
     return build_detection_test_loader(bare, mapper=mapper or ClipMapper(cfg, False), num_workers=0)

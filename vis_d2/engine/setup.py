@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from vis_d2.data.build import check_registered
+from vis_d2.structures.rle import shorten
 
 __all__ = [
     "class_names",
@@ -29,6 +30,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _UNKNOWN_KEY = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
+_WRONG_TYPE = re.compile(
+    r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\) with values "
+    r"\((.*?) vs. (.*)\) for config key: ([\w.]+)",
+    re.DOTALL,
+)
 
 
 def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) -> None:
@@ -42,15 +48,18 @@ def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) 
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is no YAML mapping, or the last key has no value.
+        ValueError: the file is no YAML mapping, a value is of another type than its key's, or the
+            last key has no value.
         KeyError: a key does not exist; the message names it and the nearest that do.
     """
     known = list(_key_names(cfg))
     if len(opts) % 2:
         raise ValueError(f"expected KEY VALUE pairs, but {opts[-1]} at the end has no value")
+    source = f"config file {config_file!r}"
     try:
         if config_file:
             _merge_file(cfg, config_file)
+        source = "the command line"
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError) as error:
         found = _UNKNOWN_KEY.search(str(error))
@@ -58,6 +67,11 @@ def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) 
             raise
         source = config_file if isinstance(error, KeyError) else "the command line"
         raise KeyError(_unknown_key_message(found.group(1), source, known)) from None
+    except ValueError as error:
+        found = _WRONG_TYPE.search(str(error))
+        if found is None:
+            raise
+        raise ValueError(_wrong_type_message(source, *found.groups())) from None
 
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:
@@ -69,10 +83,22 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         if not isinstance(content, dict):
             kind = type(content).__name__
             raise ValueError(f"config file {config_file!r} holds a {kind}, expected keys")
+        _check_sections(cfg, content, f"config file {config_file!r}")
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         message = f"config file {config_file!r} is not plain YAML: {_one_line(error)}"
         raise ValueError(message) from None
+
+
+def _check_sections(cfg: CfgNode, content: Dict[str, Any], source: str, prefix: str = "") -> None:
+    """Raise a ValueError for a value where keys belong; detectron2 would trip over it."""
+    for key, value in content.items():
+        if not isinstance(cfg.get(key), CfgNode):
+            continue
+        if not isinstance(value, dict):
+            what = f"got {type(value).__name__} {shorten(value)}"
+            raise ValueError(f"{prefix}{key} in {source}: expected keys below it, {what}")
+        _check_sections(cfg[key], value, source, f"{prefix}{key}.")
 
 
 def prepare_config(cfg: CfgNode) -> None:
@@ -214,6 +240,16 @@ def _key_names(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
         yield prefix + key
         if isinstance(value, CfgNode):
             yield from _key_names(value, f"{prefix}{key}.")
+
+
+def _wrong_type_message(
+    source: str, wanted: str, found: str, default: str, given: str, key: str
+) -> str:
+    default, given = (" ".join(text.split())[:80] for text in (default, given))
+    what = f"got {found} {given}"
+    if wanted.endswith("CfgNode"):
+        return f"{key} in {source}: expected keys below it, {what}"
+    return f"{key} in {source}: expected {wanted} like {default}, {what}"
 
 
 def _unknown_key_message(key: str, source: str, known: Iterable[str]) -> str:

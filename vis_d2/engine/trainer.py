@@ -2,13 +2,13 @@
 
 import logging
 import weakref
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Collection, Dict, Iterable, List, Optional, Sequence
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import verify_results
+from detectron2.evaluation import DatasetEvaluator, print_csv_format, verify_results
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.file_io import PathManager
@@ -22,6 +22,7 @@ from vis_d2.evaluation import VISEvaluator
 
 from .checkpointer import build_checkpointer
 from .distributed import wrap_model
+from .evaluation_run import evaluation_identity, run_evaluation
 from .hooks import CurvePlotter, EvalHook
 from .manifest import write_manifest
 from .optimizer import build_optimizer
@@ -51,6 +52,11 @@ class VISTrainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg.clone(), comm.get_world_size())
         cfg.defrost()
         prepare_config(cfg)
+        if cfg.SOLVER.MAX_ITER < 1:
+            raise ValueError(
+                f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}, expected 1 or more (--eval-only "
+                "evaluates without training)"
+            )
         cfg.freeze()
         check_registered(cfg.DATASETS.TEST)  # now, and not when hours of training are over
         PathManager.mkdirs(cfg.OUTPUT_DIR)
@@ -72,6 +78,7 @@ class VISTrainer(DefaultTrainer):
             cfg, model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         self._evaluation: Optional[EvalHook] = None
+        self._resumed = False
         self._last_eval_results: Optional[Dict[str, Any]] = None
         self.register_hooks(self.build_hooks())
 
@@ -82,6 +89,7 @@ class VISTrainer(DefaultTrainer):
             resume: continue, where there is a checkpoint. Then everything is restored and
                 ``MODEL.WEIGHTS`` is not read; the seed is that of the run's beginning.
         """
+        self._resumed = resume
         found = self.checkpointer.has_checkpoint()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and found:
@@ -165,18 +173,57 @@ class VISTrainer(DefaultTrainer):
         return build_vis_train_loader(cfg, start_batch)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[List[Dict]]:
-        """One video per batch."""
-        return build_vis_test_loader(cfg, dataset_name)
+    def build_test_loader(
+        cls, cfg: CfgNode, dataset_name: str, skip: Collection[int] = ()
+    ) -> Iterable[List[Dict]]:
+        """One video per batch, without those whose ids are in ``skip``."""
+        return build_vis_test_loader(cfg, dataset_name, skip=skip)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> VISEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, identity: str = "") -> VISEvaluator:
         """Average precision of tracks; files go into ``OUTPUT_DIR/inference/<data set>``."""
-        return VISEvaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
+        folder = f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
+        return VISEvaluator(dataset_name, folder, identity=identity)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Optional[Sequence[DatasetEvaluator]] = None,
+        *,
+        resume: bool = False,
+    ) -> Dict[str, Any]:
+        """Evaluate on the sets of ``DATASETS.TEST``.
+
+        Args:
+            cfg: a config.
+            model: whose weights are evaluated.
+            evaluators: as for the parent, which then does the work.
+            resume: leave out videos that an interrupted evaluation of the same weights, config and
+                data has finished.
+
+        Returns:
+            Metrics, by data set if there are several; filled in the main process only.
+        """
+        if evaluators is not None:
+            return super().test(cfg, model, evaluators)
+        results = {}
+        for name in cfg.DATASETS.TEST:
+            evaluator = cls.build_evaluator(cfg, name, evaluation_identity(cfg, model, name))
+            skip = evaluator.resume() if resume else ()
+            if resume:
+                logger.info("%s: %d videos were finished before (same weights, config and data)",
+                            name, len(skip))  # fmt: skip
+            results[name] = run_evaluation(model, cls.build_test_loader(cfg, name, skip), evaluator)
+            if comm.is_main_process():
+                logger.info("Evaluation results for %s in csv format:", name)
+                print_csv_format(results[name])
+        return next(iter(results.values())) if len(results) == 1 else results
 
     def _evaluate(self) -> Dict[str, Any]:
         model = self.model.module if self._is_wrapped() else self.model
-        self._last_eval_results = self.test(self.cfg, model)
+        self._last_eval_results = self.test(self.cfg, model, resume=self._resumed)
         return self._last_eval_results
 
     def _is_wrapped(self) -> bool:

@@ -21,6 +21,14 @@ from typing import (
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from vis_d2.structures.label_maps import (
+    MOTS_PER_CLASS,
+    frame_numbers,
+    mots_line,
+    paint_numbers,
+    save_numbers,
+    split_numbers,
+)
 from vis_d2.structures.rle import RLE
 
 from .video_tracks import LabelledTrack, LabelledVideo, TrackFile, visible
@@ -31,7 +39,6 @@ CSV_COLUMNS = (
 )  # fmt: skip
 LEGEND_COLUMNS = ("video_id", "video", "number", "track", "category_id", "category", "score")
 LEGEND_NAME = "legend.csv"
-_MOTS_OBJECTS = 1000  # MOTS writes class * 1000 + number of the object
 _MOST_COLORS, _MOST_IDS = 255, 2**16 - 1
 
 Progress = Callable[[Sequence[LabelledVideo]], Iterable[LabelledVideo]]
@@ -69,26 +76,27 @@ def write_csv(file: TrackFile, folder: Path, progress: Progress = iter) -> int:
 def write_mots(file: TrackFile, folder: Path, progress: Progress = iter) -> int:
     """Write a text file per video as KITTI MOTS has it, and ``legend.csv``.
 
-    A line is ``frame object class height width rle``; frames count from 0, the class is the
-    category id and the object 1000 times that plus the number of the track in its video. The format
-    knows no overlap: a pixel belongs to the track with the highest score. Arguments and result are
-    those of :func:`write_csv`.
+    A line is ``frame object class height width rle``; a frame has the number of its image (see
+    :func:`.label_maps.frame_numbers`), the class is the category id and the object 1000 times that
+    plus the number of the track in its video. The format knows no overlap: a pixel belongs to the
+    track with the highest score. Arguments and result are those of :func:`write_csv`.
 
     Raises:
-        ValueError: a video with more than 999 tracks, which the numbers cannot tell apart.
+        ValueError: a video with more than 999 tracks, which the numbers cannot tell apart, or a
+            category id below 0.
     """
-    _limit(file, _MOTS_OBJECTS - 1, "MOTS")
+    _limit(file, MOTS_PER_CLASS - 1, "MOTS")
+    below = min(file.categories, default=0)
+    if below < 0:
+        raise ValueError(f"category {below}: MOTS holds no class below 0")
     count = 0
     with _legend(folder, file) as add_to_legend:
         for video in progress(file.videos):
             add_to_legend(video)
             with _open(folder, f"{video.name}.txt") as target:
-                for t in range(len(video.file_names)):
+                for t, frame in enumerate(frame_numbers(video.file_names)):
                     for number, track, mask in _apart(video, t):
-                        object_id = track.category_id * _MOTS_OBJECTS + number
-                        size = f"{video.height} {video.width}"
-                        line = f"{t} {object_id} {track.category_id} {size} {mask['counts']}"
-                        target.write(line + "\n")
+                        target.write(mots_line(frame, track.category_id, number, mask))
                         count += 1
     return count
 
@@ -111,10 +119,8 @@ def write_png(
     Raises:
         ValueError: a video with more than 65535 tracks.
     """
-    from PIL import Image
-
     _limit(file, _MOST_IDS, "PNG")
-    colors = [channel for color in palette or () for channel in color]
+    colors = None if palette is None else [channel for color in palette for channel in color]
     count = 0
     with _legend(folder, file) as add_to_legend:
         for video in progress(file.videos):
@@ -124,10 +130,8 @@ def write_png(
                 ids = id_map(video, t)
                 count += len(np.unique(ids[ids > 0]))
                 small = len(video.tracks) <= _MOST_COLORS
-                image = Image.fromarray(ids.astype(np.uint8 if small else np.uint16))
-                if small and colors:
-                    image.putpalette(colors)
-                image.save(folder / video.name / f"{name}.png")
+                ids = ids.astype(np.uint8 if small else np.uint16)
+                save_numbers(folder / video.name / f"{name}.png", ids, colors)
     return count
 
 
@@ -158,12 +162,10 @@ def write_coco(file: TrackFile, folder: Path, progress: Progress = iter) -> int:
 
 def id_map(video: LabelledVideo, t: int) -> np.ndarray:
     """The numbers of the tracks of a frame as a picture, (H, W) uint16; the best score on top."""
-    ids = np.zeros((video.height, video.width), np.uint16)
-    present = visible(video, t)
     # From the back to the front: of equal scores, the first in the file stays on top.
-    for number, track in sorted(present, key=lambda pair: (pair[1].score or 0.0, -pair[0])):
-        ids[coco_mask.decode(track.masks[t]).astype(bool)] = number
-    return ids
+    order = sorted(visible(video, t), key=lambda pair: (pair[1].score or 0.0, -pair[0]))
+    masks = ((number, track.masks[t]) for number, track in order)
+    return paint_numbers((video.height, video.width), masks)
 
 
 def _cells(video: LabelledVideo) -> Iterator[Tuple[int, int, LabelledTrack]]:
@@ -179,11 +181,9 @@ def _apart(video: LabelledVideo, t: int) -> Iterator[Tuple[int, LabelledTrack, R
     if len(present) < 2:
         yield from ((number, track, track.masks[t]) for number, track in present)
         return
-    ids = id_map(video, t)
-    for number, track in present:
-        mask = coco_mask.encode(np.asfortranarray(ids == number, dtype=np.uint8))
-        if coco_mask.area(mask):
-            yield number, track, {"size": mask["size"], "counts": mask["counts"].decode("latin1")}
+    of_number = dict(present)
+    for number, mask in split_numbers(id_map(video, t)).items():
+        yield number, of_number[number], mask
 
 
 def _limit(file: TrackFile, most: int, format_name: str) -> None:

@@ -5,12 +5,14 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from pathlib import Path
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from .partial import partial_path, read_partial, remove_partial
 from .report import in_percent, metrics_table
 from .results import (
     RESULTS_NAME,
@@ -35,7 +37,7 @@ class VISEvaluator(DatasetEvaluator):
     frames. The ground truth is the data set's JSON file; without annotations in it, results are
     written and no AP is given. Until then the results of every finished video are in
     ``results.partial.<process>.jsonl``, one line each: what ends an evaluation early, a broken
-    frame say, costs none of them.
+    frame say, costs none of them, and :meth:`resume` takes them up again.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class VISEvaluator(DatasetEvaluator):
         distributed: bool = True,
         *,
         mode: str = "strict",
+        identity: str = "",
     ) -> None:
         """
         Args:
@@ -53,6 +56,7 @@ class VISEvaluator(DatasetEvaluator):
             output_dir: where ``results.json`` and ``results.zip`` are written; None writes nothing.
             distributed: collect the results of all processes in the main one.
             mode: of :class:`VideoCOCOeval`, "strict" or "official".
+            identity: of weights, config and data; only results of the same are taken up again.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self._name = dataset_name
@@ -64,11 +68,40 @@ class VISEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._distributed = distributed
         self._mode = mode
+        self._identity = identity
         self._results: Dict[int, Entries] = {}
+        self._resumed = False
 
     def reset(self) -> None:
+        if self._resumed:  # once: the next evaluation with this object is another one
+            self._resumed = False
+            return
         self._results = {}
         self._remove_partial()
+
+    def resume(self) -> FrozenSet[int]:
+        """Take up what an evaluation with the same identity had finished when it was ended.
+
+        For use before the evaluation loop, which then needs to be given the other videos only; its
+        ``reset`` keeps what was taken up. With several processes all of them call this.
+
+        Returns:
+            Ids of the finished videos.
+        """
+        self._results = read_partial(self._output_dir, self._identity)
+        finished = frozenset(self._results)
+        if self._distributed:
+            comm.synchronize()  # nobody may still be reading what is written now
+        if not comm.is_main_process():
+            self._results = {}
+        elif self._output_dir is not None:
+            remove_partial(self._output_dir)
+            for video_id, entries in self._results.items():
+                self._append_partial(video_id, entries)
+        if self._distributed:
+            comm.synchronize()
+        self._resumed = True
+        return finished
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -103,7 +136,8 @@ class VISEvaluator(DatasetEvaluator):
             self._remove_partial()
             return {}
         where = self._write(entries)
-        self._remove_partial()
+        if self._output_dir is not None:
+            remove_partial(self._output_dir)
         gt = read_json(self._json_file)
         missing = missing_annotations(gt)
         if missing:
@@ -133,19 +167,20 @@ class VISEvaluator(DatasetEvaluator):
     def _partial_path(self) -> Optional[str]:
         if self._output_dir is None:
             return None
-        return os.path.join(self._output_dir, f"results.partial.{comm.get_rank()}.jsonl")
+        return str(partial_path(self._output_dir, comm.get_rank()))
 
     def _append_partial(self, video_id: int, entries: Entries) -> None:
         path = self._partial_path()
         if path is not None:
             os.makedirs(self._output_dir, exist_ok=True)
+            line = {"identity": self._identity, "video_id": video_id, "results": entries}
             with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"video_id": video_id, "results": entries}) + "\n")
+                file.write(json.dumps(line) + "\n")
 
     def _remove_partial(self) -> None:
         path = self._partial_path()
-        if path is not None and os.path.exists(path):
-            os.remove(path)
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
 
     def _warn_of_faults(self, entries: Entries, gt: Mapping[str, Any]) -> None:
         category_ids = [category["id"] for category in gt.get("categories") or ()]

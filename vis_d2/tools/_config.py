@@ -8,25 +8,16 @@ from detectron2.config import CfgNode, get_cfg
 from vis_d2.engine import merge_config
 from vis_d2.meta_arch import add_vis_config
 
+from ._options import add_config_arguments
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config-file``, ``--weights``, ``--device`` and the trailing ``KEY VALUE`` pairs."""
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="config of the model")
-    parser.add_argument("--weights", metavar="PTH", help="checkpoint (default: MODEL.WEIGHTS)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: MODEL.DEVICE)")
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys that override the file, at the end of the line",
-    )
+__all__ = ["add_config_arguments", "load_config"]
 
 
 def load_config(args: argparse.Namespace, defaults: Optional[Mapping[str, Any]] = None) -> CfgNode:
     """Build the config of a command line.
 
     Args:
-        args: parsed with :func:`add_config_arguments`.
+        args: parsed with :func:`._options.add_config_arguments`.
         defaults: config keys that the tool sets; ``KEY VALUE`` pairs of the command line win.
 
     Raises:

@@ -130,5 +130,5 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--gt", required=True, metavar="JSON", help="ground truth, YouTube-VIS format")
     add("--results", required=True, metavar="JSON", help="results.json, or a zip that holds it")
-    add("--output", required=True, metavar="DIR", help="folder to write to")
+    add("--output", default="analysis", metavar="DIR", help="folder to write to (%(default)s)")
     return parser

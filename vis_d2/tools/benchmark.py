@@ -1,6 +1,5 @@
 """Time a model stage by stage; speed, memory, parameters and FLOPs as a table and a JSON row."""
 
-import argparse
 import json
 import logging
 import platform
@@ -18,19 +17,19 @@ from vis_d2.inference import StreamingModel
 from vis_d2.utils.memory import peak_resident_mb
 from vis_d2.utils.video_io import VideoSource, open_source
 
-from ._config import add_config_arguments, load_config
+from ._config import load_config
+from ._options import FRAMES, STEPS, WARMUP, benchmark_parser, frame_size
 from ._synthetic import write_frames
 from ._timing import STAGES, Stopwatch, time_video
 
-logger = logging.getLogger(__name__)
+__all__ = ["count_flops", "frame_size", "main", "measure", "table"]
 
-FRAMES, WARMUP = 20, 3  # at least
-STEPS = 3  # of the model that are timed, at least: a median of one says little
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the benchmark; see ``vis-d2 benchmark --help``."""
-    args = _parser().parse_args(argv)
+    args = benchmark_parser().parse_args(argv)
     setup_logger(name="vis_d2")
     torch.manual_seed(0)
     # Speed does not need trained weights; how many objects are found does.
@@ -204,24 +203,3 @@ def _peak_cuda_mb(device: torch.device) -> Optional[float]:
     if device.type != "cuda":
         return None
     return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-
-
-def frame_size(text: str) -> Tuple[int, int]:
-    """Parse "360x640" (height x width, pixels)."""
-    height, found, width = text.lower().partition("x")
-    if not (found and height.isdecimal() and width.isdecimal() and int(height) * int(width) > 0):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 360x640, got {text!r}")
-    return int(height), int(width)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vis-d2 benchmark", description=__doc__)
-    add = parser.add_argument
-    add("--input", help="video or folder of frames (default: synthetic JPEG frames)")
-    add("--size", type=frame_size, default=(360, 640), help="of synthetic frames (360x640)")
-    add("--objects", type=int, default=3, help="in synthetic frames (%(default)s)")
-    add("--frames", type=int, help=f"that are timed (at least {FRAMES} and {STEPS} whole windows)")
-    add("--warmup", type=int, help=f"frames before them (at least {WARMUP} and a whole window)")
-    add("--json", metavar="FILE", help="append the figures to this file, one JSON row per run")
-    add_config_arguments(parser)
-    return parser

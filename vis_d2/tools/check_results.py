@@ -27,6 +27,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     for doubt in () if faults else doubts(entries, gt):
         print(f"warning: {doubt}")
     print(f"{args.results}: {len(entries)} results, {len(faults)} with faults")
+    if args.zip == "":
+        args.zip = str(Path(args.results).with_suffix(".zip"))
     if args.zip is not None and not faults:
         _write_zip(args.results, args.zip)
     elif args.zip is not None:
@@ -76,6 +78,7 @@ and no zip if anything is wrong.""",
     add = parser.add_argument
     add("results", metavar="RESULTS", help="results.json, or a zip with it")
     add("--gt", required=True, metavar="JSON", help="the data set; needs no annotations")
-    add("--zip", metavar="FILE", help="write the zip to submit")
+    add("--zip", metavar="FILE", nargs="?", const="",
+        help="write the zip to submit (without FILE: beside the results)")  # fmt: skip
     add("--all", action="store_true", help=f"print every fault, not only {SHOWN}")
     return parser

@@ -1,8 +1,6 @@
 """Find, follow and draw the objects of a video: annotated video, results.json, contact sheet."""
 
-import argparse
 import itertools
-import math
 import signal
 import threading
 from collections import deque
@@ -25,7 +23,8 @@ from vis_d2.utils.video_io import open_source
 from vis_d2.utils.video_writer import VideoWriter, prepare_output
 from vis_d2.visualization import ContactSheet, TrackVisualizer, render
 
-from ._config import add_config_arguments, load_config
+from ._config import load_config
+from ._options import demo_parser
 
 VIDEO_ID = 1  # in results.json: the demo knows one video
 
@@ -37,7 +36,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     in a second pass. A camera or a stream can be read only once: it is drawn live, with the classes
     and scores over the frames so far. Ctrl-C ends the video at the frame that is being worked on.
     """
-    args = _parser().parse_args(argv)
+    args = demo_parser().parse_args(argv)
     setup_logger(name="vis_d2")
     output = _output_path(args.output, args.input)
     # No limit in effect on the number of tracks: the threshold decides.
@@ -76,37 +75,6 @@ def main(argv: Optional[List[str]] = None) -> int:
     if broken:
         raise ValueError(f"{broken[0]}; drawn up to there (frames: {writer.num_frames})")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vis-d2 demo",
-        description=__doc__,
-        epilog="results.json and contact_sheet.png are written beside the video.",
-    )
-    add = parser.add_argument
-    add("--input", required=True, help="video, folder or glob of frames, camera index, stream URL")
-    add("--output", required=True, metavar="MP4", help="annotated video to write (H.264)")
-    add("--threshold", type=_score, default=0.3, help="hide tracks below this score (%(default)s)")
-    add("--fps", type=float, help="frame rate (default: the video's own, 25 for frames)")
-    add("--only-class", metavar="NAME", help="draw one class only")
-    add("--masks-only", action="store_true", help="draw the masks alone, on black")
-    add("--boxes", action="store_true", help="draw boxes, too")
-    add("--min-side", type=int, default=480, metavar="PIXELS",
-        help="enlarge smaller videos to this shorter side; 0: never (%(default)s)")  # fmt: skip
-    add("--sheet-frames", type=int, default=9, help="frames on the contact sheet (%(default)s)")
-    add_config_arguments(parser)
-    return parser
-
-
-def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a score from 0 to 1, got {text}")
-    return value
 
 
 def _output_path(wanted: str, source: str) -> Path:

@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder that file_names are relative to; or the one video, as a file or a folder",
     )
-    add("--output", required=True, type=Path, metavar="DIR|MP4")
+    add("--output", default=Path("drawn"), type=Path, metavar="DIR|MP4", help="(%(default)s)")
     add("--gt", metavar="JSON", help="the annotation file that the results are about")
     add("--compare", metavar="JSON", help="draw this ground truth to the left of each frame")
     add("--video", nargs="+", default=[], metavar="ID", help="only these videos (id or name)")

@@ -14,7 +14,7 @@ from vis_d2.evaluation.breakdown import (
 )
 from vis_d2.evaluation.processes import usable_processors
 from vis_d2.evaluation.report import identity_table, metrics_table
-from vis_d2.evaluation.results import collection_paused, read_json, read_results
+from vis_d2.evaluation.results import check_results, collection_paused, read_json, read_results
 from vis_d2.evaluation.video_coco_eval import VideoCOCOeval, missing_annotations
 
 EPILOG = """\
@@ -66,22 +66,30 @@ def _evaluate(args: argparse.Namespace) -> int:
     if not isinstance(gt, dict):
         raise ValueError(f"{args.gt}: expected an object with videos and categories")
     missing = missing_annotations(gt)
+    if missing:  # said first: what is wrong with the results may end this
+        print(f"No ground truth in {args.gt}: {missing}.")
+        print("(vis-d2 split makes a validation set with annotations from a training file.)")
     evaluation = VideoCOCOeval(gt, results, mode=args.mode, processes=args.processes)
     metrics: Dict[str, Any] = {}
     if "ap" in args.metrics or args.csv:
         metrics.update(evaluation.run())
     if missing:
-        print(f"No ground truth in {args.gt}: {missing}.")
-        print(
-            f"The {len(results)} results are well-formed; there is nothing to score them against."
-        )
-        print("(vis-d2 split makes a validation set with annotations from a training file.)")
+        print(_checked(gt, results))
     elif metrics:
         print(metrics_table(metrics, evaluation.categories))
     if "hota" in args.metrics:
         metrics.update(_identity(gt, results, args.mode, missing))
     _write(args, evaluation, metrics, gt)
     return 0
+
+
+def _checked(gt: Mapping[str, Any], results: List[Any]) -> str:
+    """What there is to say of results without ground truth; official mode has not checked them."""
+    category_ids = [category["id"] for category in gt.get("categories") or ()]
+    faults = check_results(results, gt.get("videos") or (), category_ids)
+    if faults:
+        return f"Of the {len(results)} results, strict mode would refuse {len(faults)}: {faults[0]}"
+    return f"The {len(results)} results are well-formed; there is nothing to score them against."
 
 
 def _kinds(text: str) -> List[str]:

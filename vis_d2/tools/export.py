@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add("file", metavar="JSON", help="results (JSON or zip), or annotations")
     add("--gt", metavar="JSON", help="the annotation file that the results are about")
     add("--format", required=True, choices=("csv", "mots", "png", "coco"))
-    add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
+    add("--output", default=Path("exported"), type=Path, metavar="DIR",
+        help="folder to write to (%(default)s)")  # fmt: skip
     add("--video", nargs="+", default=[], metavar="ID", help="only these videos (id or name)")
     add("--only-class", metavar="NAME", help="leave out all other classes")
     add("--threshold", type=float, default=0.0, metavar="SCORE",

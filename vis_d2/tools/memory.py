@@ -1,6 +1,5 @@
 """Show that memory does not grow with the length of a video, in streaming and in evaluation."""
 
-import argparse
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,9 @@ from vis_d2.engine.setup import class_names
 from vis_d2.evaluation import VISEvaluator
 from vis_d2.utils.memory import resident_mb
 
-from ._config import add_config_arguments, load_config
+from ._config import load_config
+from ._options import memory_parser
 from ._synthetic import synthetic_frames, write_frames, write_video_json
-from .benchmark import frame_size
 
 DATASET = "vis_d2_memory_benchmark"
 
@@ -39,7 +38,7 @@ class Curve(NamedTuple):
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the benchmark; see ``vis-d2 memory --help``. Returns 1 if memory grew too much."""
-    args = _parser().parse_args(argv)
+    args = memory_parser().parse_args(argv)
     setup_logger(name="vis_d2")
     torch.manual_seed(0)
     predictor = VideoPredictor(load_config(args, {"MODEL.WEIGHTS": ""}))
@@ -140,15 +139,3 @@ def _dataset(
     finally:
         DatasetCatalog.remove(DATASET)
         MetadataCatalog.remove(DATASET)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vis-d2 memory", description=__doc__)
-    add = parser.add_argument
-    add("--frames", type=int, default=3000, help="length of the video (%(default)s)")
-    add("--settled", type=int, default=300, help="frames before growth counts (%(default)s)")
-    add("--limit", type=float, default=60.0, metavar="MB", help="growth allowed (%(default)s)")
-    add("--size", type=frame_size, default=(128, 224), help="of the frames (128x224)")
-    add("--objects", type=int, default=4, help="in the frames (%(default)s)")
-    add_config_arguments(parser)
-    return parser

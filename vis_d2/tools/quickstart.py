@@ -1,6 +1,5 @@
 """Train on the toy data set, evaluate, and draw a video: the whole product in minutes."""
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ from vis_d2.engine import VISTrainer, merge_config
 from vis_d2.meta_arch import add_vis_config
 
 from . import demo
+from ._options import quickstart_parser
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10")
 
@@ -25,12 +25,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     A run that was interrupted goes on where it stopped; one that is complete is only evaluated and
     drawn again.
     """
-    parser = argparse.ArgumentParser(prog="vis-d2 quickstart", description=__doc__)
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="a quick config")
-    parser.add_argument("--output", default="output/demo", metavar="DIR", help="(%(default)s)")
-    parser.add_argument("--video", type=int, default=0, help="validation video to draw, from 0")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args(argv)
+    args = quickstart_parser().parse_args(argv)
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     setup_logger(str(output / "log.txt"))
@@ -50,7 +45,7 @@ def _train(cfg: CfgNode) -> Dict[str, Any]:
     trainer.resume_or_load(resume=True)
     if trainer.start_iter < trainer.max_iter:
         return trainer.train()
-    return VISTrainer.test(trainer.cfg, trainer.model)
+    return VISTrainer.test(trainer.cfg, trainer.model, resume=True)
 
 
 def _draw(cfg: CfgNode, config_file: str, opts: List[str], index: int) -> Path:

@@ -103,7 +103,7 @@ recipes, by the order of the file:
     )
     parser.add_argument("json", metavar="JSON", help="annotations in YouTube-VIS format")
     add = parser.add_argument
-    add("--output", required=True, metavar="DIR", help="folder of the new files")
+    add("--output", default="split", metavar="DIR", help="folder of the new files (%(default)s)")
     add("--val", type=float, default=0.1, help="share or number of videos (%(default)s)")
     add("--seed", type=int, default=0, help="another one gives another split (%(default)s)")
     add(

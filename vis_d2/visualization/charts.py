@@ -95,6 +95,7 @@ def save_bars(
     axes.set_yticks(range(rows), [_plain(label) for label in labels], fontsize=font + 1.5)
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_xlim(0, end)
+    axes.set_xticks([x for x in axes.get_xticks() if 0 <= x <= min(end, 100)])  # percent
     axes.set_xlabel(axis)
     axes.set_title(
         title, loc="left", fontsize=11, fontweight="bold", pad=24 if _named(series) else 10

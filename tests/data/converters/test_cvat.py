@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from small_set import HEIGHT, WIDTH, decoded, dense
+from small_set import HEIGHT, WIDTH, decoded, dense, same_tracks
 
 from vis_d2.data.converters.clips import Notes
 from vis_d2.data.converters.cvat import read_cvat
@@ -95,6 +95,29 @@ def test_shapes_hold_until_the_next_or_until_outside(save, tmp_path):
     assert notes.lines() == [
         f"1 boxes made filled rectangles (first: {tmp_path}/clip.xml: line 23)"
     ]
+
+
+def as_cvat(row, label):
+    """A track of a YouTube-VIS file as CVAT writes masks drawn in every frame."""
+    shapes, last = [], None
+    for t, pixels in enumerate(decoded(row["segmentations"])):
+        last = pixels if pixels is not None else last
+        if last is not None:
+            ys, xs = np.nonzero(last)
+            patch = last[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].astype(int)
+            shapes.append(mask(t, xs.min(), ys.min(), patch.tolist(), int(pixels is None)))
+    return track(label, *shapes, id_=row["id"])
+
+
+def test_there_and_back(content, save, frames, tmp_path):
+    names = {row["id"]: row["name"] for row in content["categories"]}
+    meta = META.replace("person", "pedestrian")
+    for video in content["videos"]:
+        rows = [row for row in content["annotations"] if row["video_id"] == video["id"]]
+        tracks = [as_cvat(row, names[row["category_id"]]) for row in rows]
+        text = document(*tracks, size=video["length"], meta=meta)
+        save(text, f"in/{video['file_names'][0].partition('/')[0]}.xml")
+    same_tracks(to_ytvis(tmp_path / "in", tmp_path / "out.json", images=frames), content)
 
 
 def test_a_mask_that_begins_with_foreground(save, tmp_path):

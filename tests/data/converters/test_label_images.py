@@ -8,9 +8,8 @@ from vis_d2.data.converters.label_images import (
     PALETTE,
     paint,
     read_labels,
-    save_labels,
-    split_labels,
 )
+from vis_d2.structures.label_maps import save_numbers, split_numbers
 
 
 def labels(kind=np.uint8, **numbers):
@@ -31,14 +30,14 @@ def test_written_numbers_are_read_again(tmp_path, kind):
     picture = labels(kind, a=1, b=254, c=2)
     if kind == np.uint16:
         picture[20, 30] = 64999
-    save_labels(tmp_path / "x" / "a.png", picture)
+    save_numbers(tmp_path / "x" / "a.png", picture, PALETTE.ravel().tolist())
     assert (read_labels(tmp_path / "x" / "a.png") == picture).all()
     assert Image.open(tmp_path / "x" / "a.png").mode == ("P" if kind == np.uint8 else "I;16")
 
 
 def test_void_is_nothing_and_black_and_white_is_one_object(tmp_path):
     path = tmp_path / "a.png"
-    save_labels(path, labels(a=1, b=255))
+    save_numbers(path, labels(a=1, b=255), PALETTE.ravel().tolist())
     assert (read_labels(path) == labels(a=1)).all()
     Image.fromarray(labels(a=255, b=255)).save(path)  # DAVIS 2016
     assert (read_labels(path) == labels(a=1, b=1)).all()
@@ -73,8 +72,8 @@ def test_broken_pictures(tmp_path):
 
 
 def test_each_number_has_its_mask():
-    assert split_labels(labels()) == {}
-    masks = split_labels(labels(a=9, b=4))
+    assert split_numbers(labels()) == {}
+    masks = split_numbers(labels(a=9, b=4))
     assert list(masks) == [4, 9]
     assert (decoded([masks[9]])[0] == (labels(a=9) == 9)).all()
 

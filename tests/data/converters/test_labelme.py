@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from small_set import HEIGHT, WIDTH, decoded, dense
+from small_set import HEIGHT, WIDTH, decoded, dense, same_tracks
 
 from vis_d2.data.converters.clips import Categories, Notes
 from vis_d2.data.converters.labelme import read_labelme
@@ -101,6 +101,34 @@ def test_shapes_of_all_types(save, tmp_path):
         f"1 shapes of type 'point' left out (first: {tmp_path}/in/a.json: shape 6 ('dots'))",
         f"1 shapes of type ['x'] left out (first: {tmp_path}/in/a.json: shape 7 ('junk'))",
     ]
+
+
+def as_labelme(pixels, label, group):
+    """A mask as LabelMe's own tool for masks writes it."""
+    ys, xs = np.nonzero(pixels)
+    corners = [[int(xs.min()), int(ys.min())], [int(xs.max()), int(ys.max())]]
+    patch = pixels[corners[0][1] : corners[1][1] + 1, corners[0][0] : corners[1][0] + 1]
+    buffer = io.BytesIO()
+    Image.fromarray(patch).save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return shape(label, corners, "mask", mask=text) | {"group_id": group}
+
+
+def test_there_and_back(content, save, tmp_path):
+    names = {row["id"]: row["name"] for row in content["categories"]}
+    for video in content["videos"]:
+        rows = [row for row in content["annotations"] if row["video_id"] == video["id"]]
+        masks = [decoded(row["segmentations"]) for row in rows]
+        for t, name in enumerate(video["file_names"]):
+            shapes = [
+                as_labelme(track[t], names[row["category_id"]], row["id"])
+                for row, track in zip(rows, masks)
+                if track[t] is not None
+            ]
+            image = name.rpartition("/")[2]
+            save(frame(image, *shapes), f"in/{name.replace('.jpg', '.json')}")
+    found, _ = to_ytvis(tmp_path / "in", tmp_path / "out.json")
+    same_tracks(found, content)
 
 
 def test_categories_may_end_in_a_number(save, tmp_path):

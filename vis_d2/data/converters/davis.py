@@ -7,12 +7,13 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from vis_d2.structures.label_maps import save_numbers, split_numbers
 from vis_d2.structures.rle import RLE, shorten
 
 from ..annotation_file import read_annotations
 from .clips import Categories, Clip, ClipSet, ClipTrack, Notes
 from .frame_names import FrameNames, images_in, is_safe_part, natural_key, safe_folder
-from .label_images import VOID, paint, read_labels, save_labels, split_labels
+from .label_images import PALETTE, VOID, paint, read_labels
 
 __all__ = ["DavisWriter", "clip_of_pictures", "mask_folders", "read_davis"]
 
@@ -134,7 +135,7 @@ def clip_of_pictures(
             raise ValueError(
                 f"{root / folder / masks_of[name]}: size {labels.shape}, but the first is {size}"
             )
-        for number, mask in split_labels(labels).items():
+        for number, mask in split_numbers(labels).items():
             objects.setdefault(number, [None] * len(names))[t] = mask
     shown = frames.size()
     if shown is not None and shown != size:
@@ -200,7 +201,8 @@ class DavisWriter:
         numbered = list(zip(numbers, tracks))
         for t, stem in enumerate(frame_stems(clip)):
             labels, seen = paint(clip, numbered, t, self.notes)
-            save_labels(self.folder / MASKS / name / f"{stem}.png", labels.astype(np.uint8))
+            path = self.folder / MASKS / name / f"{stem}.png"
+            save_numbers(path, labels.astype(np.uint8), PALETTE.ravel().tolist())
             self.masks += len(seen)
         self._semantics[name] = {str(number): track.category for number, track in numbered}
         self.videos += 1

@@ -7,6 +7,8 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from PIL import Image, UnidentifiedImageError
 
+from vis_d2.structures.label_maps import frame_number
+
 __all__ = [
     "FrameNames",
     "contained",
@@ -114,14 +116,8 @@ class FrameNames:
                 self.folder, self.names = folder, names
                 break
         self._by_stem = {Path(name).stem: name for name in self.names}
-        numbers = [(self.number(name), name) for name in self.names]
+        numbers = [(frame_number(name), name) for name in self.names]
         self._by_number = {number: name for number, name in numbers if number is not None}
-
-    @staticmethod
-    def number(name: str) -> Optional[int]:
-        """The last number in a file name: that of the frame."""
-        digits = re.findall(r"\d+", Path(name).stem)
-        return int(digits[-1]) if digits and len(digits[-1]) < 19 else None
 
     def _relative(self, name: str) -> str:
         return (PurePosixPath(self.folder) / name).as_posix()
@@ -139,7 +135,7 @@ class FrameNames:
         """
         if not self.names:
             return self._relative(f"{stem}.jpg")
-        name = self._by_stem.get(stem) or self._by_number.get(self.number(stem))
+        name = self._by_stem.get(stem) or self._by_number.get(frame_number(stem))
         if name is None:
             raise FileNotFoundError(f"{where}: no image {stem}.* in {self.path}")
         return self._relative(name)

@@ -1,19 +1,19 @@
 """Pictures whose pixels are numbers of objects."""
 
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as coco_mask
 
 from vis_d2.structures import rle as rle_ops
+from vis_d2.structures.label_maps import paint_numbers
 from vis_d2.structures.rle import RLE
 
 from .clips import Clip, ClipTrack, Notes
 from .shapes import MOST_PIXELS
 
-__all__ = ["PALETTE", "VOID", "paint", "read_labels", "save_labels", "split_labels"]
+__all__ = ["PALETTE", "VOID", "paint", "read_labels"]
 
 VOID = 255  # of palette pictures: neither an object nor background
 
@@ -81,24 +81,6 @@ def _labels_of_colors(path: Path, pixels: np.ndarray) -> np.ndarray:
     return labels[inverse].reshape(pixels.shape[:2])
 
 
-def split_labels(labels: np.ndarray) -> Dict[int, RLE]:
-    """The mask of each number except 0 in a picture."""
-    numbers = [number for number in np.unique(labels).tolist() if number]
-    if not numbers:
-        return {}
-    masks = labels[None] == np.array(numbers)[:, None, None]  # (n, H, W)
-    return dict(zip(numbers, rle_ops.encode_array(masks)))
-
-
-def save_labels(path: Path, labels: np.ndarray) -> None:
-    """Writes a PNG: with a palette for uint8, 16 bits for uint16."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(labels)
-    if labels.dtype == np.uint8:
-        image.putpalette(PALETTE.ravel().tolist())
-    image.save(path)
-
-
 def paint(
     clip: Clip, tracks: Sequence[Tuple[int, ClipTrack]], t: int, notes: Notes
 ) -> Tuple[np.ndarray, List[int]]:
@@ -120,18 +102,15 @@ def paint(
     """
     if clip.height * clip.width > MOST_PIXELS:
         raise ValueError(f"{clip.name}: {clip.height}x{clip.width} is too large for a picture")
-    labels = np.zeros((clip.height, clip.width), np.uint16)
     seen: List[Tuple[int, RLE]] = []
     for number, track in tracks:
         mask: Optional[RLE] = track.masks[t]
         if mask is not None:
             seen.append((number, mask))
     areas = rle_ops.areas([mask for _, mask in seen])
-    for i in np.argsort(-areas, kind="stable"):
-        number, mask = seen[i]
-        inside = coco_mask.decode(mask).astype(bool)
-        overlap = int(np.count_nonzero(labels[inside]))
-        notes.add("pixels of overlapping objects given to the smaller one",
-                  f"{clip.name}, frame {t}", overlap)  # fmt: skip
-        labels[inside] = number
+    order = np.argsort(-areas, kind="stable")
+    labels = paint_numbers((clip.height, clip.width), (seen[i] for i in order))
+    overlap = int(areas.sum()) - int(np.count_nonzero(labels))
+    notes.add("pixels of overlapping objects given to the smaller one",
+              f"{clip.name}, frame {t}", overlap)  # fmt: skip
     return labels, [number for number in np.unique(labels).tolist() if number]

@@ -4,20 +4,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, TextIO, Tuple, Union
 
-import numpy as np
-
 from vis_d2.structures import rle as rle_ops
+from vis_d2.structures.label_maps import (
+    MOTS_PER_CLASS,
+    frame_numbers,
+    mots_line,
+    save_numbers,
+    split_numbers,
+)
 from vis_d2.structures.rle import RLE, shorten
 
 from .clips import MOST_FRAMES, Categories, Clip, ClipSet, ClipTrack, Notes
 from .davis import clip_of_pictures, frame_stems, mask_folders, new_folder, writable
 from .frame_names import FrameNames, natural_key, safe_folder
-from .label_images import paint, save_labels, split_labels
+from .label_images import paint
 
 __all__ = ["MotsPictureWriter", "MotsWriter", "read_mots"]
 
-PER_CLASS = 1000  # an object is class * 1000 + instance
-IGNORED = 10 * PER_CLASS  # a region that evaluation leaves out
+IGNORED = 10 * MOTS_PER_CLASS  # a region that evaluation leaves out
 DEFAULT_CATEGORIES = ("car", "pedestrian")
 _MOST_CLASSES = 65  # that a 16-bit picture can tell apart
 _IGNORE_NOTE = "masks of regions to be ignored left out"
@@ -143,7 +147,9 @@ def _clip_of_text(file: Path, frames: FrameNames, table: Categories, notes: Note
     clip = Clip(frames.name, [frames.of_number(n, str(file)) for n in numbers], *size)
     for (class_id, object_id), of_frame in sorted(masks.items()):
         track = ClipTrack(table.name(class_id), [of_frame.get(n) for n in numbers])
-        track.source_id = object_id % PER_CLASS if object_id // PER_CLASS == class_id else object_id
+        track.source_id = (
+            object_id % MOTS_PER_CLASS if object_id // MOTS_PER_CLASS == class_id else object_id
+        )
         clip.tracks.append(track)
     return clip
 
@@ -158,8 +164,8 @@ def _clip_of_folder(
         if value == IGNORED:
             notes.add(_IGNORE_NOTE, where, sum(mask is not None for mask in masks))
             continue
-        name = _category(table, value // PER_CLASS, where)
-        clip.tracks.append(ClipTrack(name, masks, source_id=value % PER_CLASS))
+        name = _category(table, value // MOTS_PER_CLASS, where)
+        clip.tracks.append(ClipTrack(name, masks, source_id=value % MOTS_PER_CLASS))
     return clip
 
 
@@ -176,8 +182,8 @@ def _category(table: Categories, class_id: int, where: str) -> str:
 class MotsWriter:
     """Writes ``<video>.txt``, or ``<video>/<frame>.png``; a context manager.
 
-    A frame is numbered as its image is, if the images of the video are, else from 0. MOTS knows no
-    overlap: see :func:`.label_images.paint`.
+    In text, a frame has the number of its image: see :func:`.label_maps.frame_numbers`. MOTS knows
+    no overlap: see :func:`.label_images.paint`.
 
     Args:
         folder: where to; must be new or empty.
@@ -215,11 +221,11 @@ class MotsWriter:
         if self.pictures:
             for t, stem in enumerate(frame_stems(clip)):
                 labels, seen = paint(clip, numbered, t, self.notes)
-                save_labels(self.folder / name / f"{stem}.png", labels)
+                save_numbers(self.folder / name / f"{stem}.png", labels)
                 self.masks += len(seen)
         else:
             with open(self.folder / f"{name}.txt", "x", encoding="ascii") as file:
-                for t, number in enumerate(_frame_numbers(clip)):
+                for t, number in enumerate(frame_numbers(clip.file_names)):
                     self._write_lines(file, clip, numbered, t, number)
         self.videos += 1
         self.tracks += len(tracks)
@@ -234,10 +240,8 @@ class MotsWriter:
         number: int,
     ) -> None:
         labels, _ = paint(clip, numbered, t, self.notes)
-        for object_id, mask in split_labels(labels).items():
-            size = f"{clip.height} {clip.width}"
-            class_id = object_id // PER_CLASS
-            file.write(f"{number} {object_id} {class_id} {size} {mask['counts']}\n")
+        for object_id, mask in split_numbers(labels).items():
+            file.write(mots_line(number, *divmod(object_id, MOTS_PER_CLASS), mask))
             self.masks += 1
 
     def _object_ids(self, name: str, tracks: Sequence[ClipTrack]) -> List[int]:
@@ -246,19 +250,13 @@ class MotsWriter:
         if wrong:
             raise ValueError(f"{name}: MOTS holds classes 1 to {_MOST_CLASSES - 1}, not {wrong[0]}")
         given = [track.source_id for track in tracks]
-        if all(type(n) is int and 0 <= n < PER_CLASS for n in given):
-            ids = [c * PER_CLASS + n for c, n in zip(classes, given)]
+        if all(type(n) is int and 0 <= n < MOTS_PER_CLASS for n in given):
+            ids = [c * MOTS_PER_CLASS + n for c, n in zip(classes, given)]
             if len(set(ids)) == len(ids) and IGNORED not in ids:
                 return ids
-        if len(tracks) >= PER_CLASS:
-            raise ValueError(f"{name}: {len(tracks)} objects, but MOTS holds {PER_CLASS - 1}")
-        return [c * PER_CLASS + n for n, c in enumerate(classes, start=1)]
+        if len(tracks) >= MOTS_PER_CLASS:
+            raise ValueError(f"{name}: {len(tracks)} objects, but MOTS holds {MOTS_PER_CLASS - 1}")
+        return [c * MOTS_PER_CLASS + n for n, c in enumerate(classes, start=1)]
 
 
 MotsPictureWriter = partial(MotsWriter, pictures=True)
-
-
-def _frame_numbers(clip: Clip) -> List[int]:
-    numbers = [FrameNames.number(name) for name in clip.file_names]
-    sound = None not in numbers and list(np.unique(numbers)) == numbers
-    return numbers if sound and numbers[-1] < MOST_FRAMES else list(range(len(numbers)))
