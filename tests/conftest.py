@@ -1,8 +1,10 @@
 """Shared by all tests: seeds and the toy data set."""
 
+import logging
 import os
 import random
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +20,17 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Tools write their logs to the standard output of their test, which is closed afterwards."""
+    loggers = [logging.getLogger(name) for name in ("vis_d2", "detectron2", "fvcore")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before):
+        logger.handlers[:] = handlers
+        logger.propagate = True
 
 
 @pytest.fixture(scope="session")

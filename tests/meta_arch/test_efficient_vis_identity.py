@@ -151,6 +151,9 @@ def test_slots_below_the_score_are_linked_with_nobody():
     kept = links([(one, one), (two, two)])[1]
     assert kept[:2] == [0, 2] and kept[2] not in (0, 1, 2)
     assert links([(one, one), (two, two)], score=0.0)[1] == [0, 2, 1]
+    strong = frame([LEFT, RIGHT, MIDDLE])
+    assert links([(one, one), (strong, strong)])[1][:2] == [0, 2]
+    assert links([(one, one), (strong, strong)])[1][2] > 2
     all_new = links([(one, one), (two, two)], score=0.95)[1]
     assert not set(all_new) & {0, 1, 2} and len(set(all_new)) == 3
 

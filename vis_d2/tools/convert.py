@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, reader in converters.READERS.items():
         one = formats.add_parser(
             name, help=reader.help, description=reader.help + ".", formatter_class=style,
-            epilog=f"targets (--to):\n{targets}\n\n{_MAP_HELP}",
+            epilog=f"example:\n{_example(name)}\n\ntargets (--to):\n{targets}\n\n{_MAP_HELP}",
         )  # fmt: skip
         add = one.add_argument
         add("input", type=Path, metavar="INPUT", help="file or folder")
@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
             help="videos without an object (default: drop for coco, keep otherwise)")  # fmt: skip
         _add_options(one, reader.options)
     return parser
+
+
+def _example(name: str) -> str:
+    """The examples of one format."""
+    return "\n".join(line for line in _EXAMPLE.splitlines() if line.split()[2:3] == [name])
 
 
 def _add_options(parser: argparse.ArgumentParser, options: Any) -> None:
