@@ -209,17 +209,10 @@ def millions(module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-def paper_model(depth: int = 50) -> EfficientVIS:
-    """The defaults of all keys with a ResNet and a pyramid of 256 channels; without memory."""
-    cfg = get_cfg()
-    add_vis_config(cfg)
-    levels = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = levels
-    cfg.MODEL.META_ARCHITECTURE = "EfficientVIS"
-    cfg.MODEL.VIS.NUM_CLASSES = 40
-    cfg.MODEL.DEVICE = "meta"
+def paper_model() -> EfficientVIS:
+    """The paper's setting, without memory for its weights."""
+    cfg = load(ROOT / "configs" / "EfficientVIS" / "efficient_vis_R_50_FPN_ytvis2019.yaml")
+    cfg.merge_from_list(["MODEL.DEVICE", "meta", "MODEL.VIS.NUM_CLASSES", 40])
     with torch.device("meta"):
         return build_model(cfg)
 
