@@ -5,13 +5,12 @@ What each reader makes of it in detail is tested beside that reader.
 
 import copy
 import json
-import logging
 import runpy
 import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import pytest
@@ -88,16 +87,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     prepare_config(cfg)
     build_checkpointer(cfg, build_model(cfg), str(folder)).save("model")
     return str(folder / "model.pth")
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("vis_d2", "detectron2", "fvcore")]
-    before = [list(logger.handlers) for logger in loggers]
-    yield
-    for logger, handlers in zip(loggers, before):
-        logger.handlers[:] = handlers
-        logger.propagate = True
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import json
-import logging
 import runpy
 import shutil
 import sys
@@ -36,17 +35,6 @@ def small_sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[List[str]]:
     for split in SETS:
         DatasetCatalog.remove(f"small_{split}")
         MetadataCatalog.remove(f"small_{split}")
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    """A job opens log files; close them, and leave the loggers as other tests expect them."""
-    loggers = [logging.getLogger(name) for name in ("vis_d2", "detectron2", "fvcore")]
-    before = [list(logger.handlers) for logger in loggers]
-    yield
-    for logger, handlers in zip(loggers, before):
-        logger.handlers[:] = handlers
-        logger.propagate = True
 
 
 @pytest.fixture(params=QUICK_CONFIGS, ids=lambda path: path.stem)
