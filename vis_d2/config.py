@@ -32,14 +32,17 @@ def _add_input_keys(cfg: CN) -> None:
     # Largest distance in frames between the key frame and the others (of a ClipPair: from the end
     # of one clip to the start of the other).
     cfg.INPUT.CLIP.RANGE = 1
+    # k >= 1: clips are drawn as if a video had every k-th frame only, the first of them one of its
+    # first k; 4 turns 6 frames per second into 1.5.
+    cfg.INPUT.CLIP.FRAME_STRIDE = 1
     # Colour jitter: "none", "clip" (drawn once per clip) or "frame" (drawn for every frame).
     cfg.INPUT.CLIP.PHOTOMETRIC = "none"
     # Brightness, contrast and saturation are multiplied by a factor in [1 - s, 1 + s].
     cfg.INPUT.CLIP.PHOTOMETRIC_STRENGTH = 0.2
     # Leave training videos without any object out.
     cfg.INPUT.CLIP.FILTER_EMPTY = True
-    # Probability that a training clip without any object is used; otherwise another one of the
-    # video is drawn, up to ten times.
+    # Probability, in [0, 1], that a training clip without any object is used; otherwise another one
+    # of the video is drawn, up to ten times.
     cfg.INPUT.CLIP.KEEP_EMPTY = 1.0
 
 
@@ -54,7 +57,8 @@ def _add_test_keys(cfg: CN) -> None:
     # How a track's per-frame class scores become one: "mean", "max" or "vote"
     # (majority class, mean score).
     cfg.TEST.VIS.AGGREGATE = "vote"
-    # Frames that count in the mean: "present" (those with the track) or "all".
+    # Frames that count in it: "present" (those with a mask of the track) or "all" (also those
+    # without; where the model tells no probability, it is zero).
     cfg.TEST.VIS.OVER = "present"
     # Tracks (or pairs) kept per video.
     cfg.TEST.VIS.MAX_TRACKS = 10

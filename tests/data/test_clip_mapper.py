@@ -11,7 +11,7 @@ from PIL import Image
 
 from vis_d2.config import add_common_config
 from vis_d2.data import clip_mapper
-from vis_d2.data.augmentation import ClipAugmentation, TestFrameTransform
+from vis_d2.data.augmentation import ClipAugmentation, ClipTransform, TestFrameTransform
 from vis_d2.data.clip_mapper import ClipMapper
 from vis_d2.data.datasets.ytvis import load_ytvis_json
 from vis_d2.data.lazy_frames import LazyFrames
@@ -219,6 +219,51 @@ def test_a_frame_that_comes_twice_is_decoded_once(videos, monkeypatch):
     assert clip["image"][2].any() and clip["image"][4].any()
     visible = [frame.gt_visible.tolist() for frame in clip["instances"]]
     assert visible == [[True, True], [True, False], *[[True, True]] * 6]
+
+
+@pytest.mark.parametrize("photometric, images", [("none", 3), ("clip", 3), ("frame", 8)])
+def test_a_frame_that_comes_twice_is_transformed_once(videos, monkeypatch, photometric, images):
+    counts = {"image": 0, "masks": 0}
+
+    def count(name):
+        original = getattr(ClipTransform, name)
+
+        def counted(self, *args):
+            counts[name] += 1
+            return original(self, *args)
+
+        monkeypatch.setattr(ClipTransform, name, counted)
+
+    for name in counts:
+        count(name)
+    opts = ["INPUT.CLIP.SAMPLER", "ClipPair", "INPUT.CLIP.NUM_FRAMES", 4]
+    mapper = ClipMapper(make_cfg(*opts, "INPUT.CLIP.PHOTOMETRIC", photometric), True)
+    clip = mapper(videos[0])  # of three frames, each with an object
+    assert counts == {"image": images, "masks": 3}
+    for frame in clip["instances"][3:]:
+        assert torch.equal(frame.gt_masks.tensor, clip["instances"][2].gt_masks.tensor)
+    # Also a frame that comes back after another one.
+    mapper.sampler = lambda length, rng: [1, 0, 1]
+    first, other, again = mapper(videos[0])["instances"]
+    assert torch.equal(first.gt_masks.tensor, again.gt_masks.tensor)
+    assert not torch.equal(first.gt_masks.tensor, other.gt_masks.tensor)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_of_empty_clips_that_is_no_probability_is_named(share):
+    message = rf"INPUT.CLIP.KEEP_EMPTY is {share}, expected a probability in \[0, 1\]"
+    with pytest.raises(ValueError, match=message):
+        ClipMapper(make_cfg("INPUT.CLIP.KEEP_EMPTY", share), True)
+
+
+def test_only_every_kth_frame_of_a_video_is_read(videos, monkeypatch):
+    read, original = [], clip_mapper.read_frame
+    monkeypatch.setattr(
+        clip_mapper, "read_frame", lambda video, t: read.append(t) or original(video, t)
+    )
+    mapper = ClipMapper(make_cfg("INPUT.CLIP.FRAME_STRIDE", 2), True)  # all frames
+    found = {tuple(mapper(videos[0], np.random.default_rng(s))["frame_indices"]) for s in range(9)}
+    assert found == {(0, 2), (1,)} and len(read) < 2 * 9
 
 
 def test_jitter_per_frame_differs_between_copies_of_a_frame(videos):

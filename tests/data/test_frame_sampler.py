@@ -10,6 +10,7 @@ from vis_d2.data.frame_sampler import (
     ClipPair,
     KeyReference,
     Neighbours,
+    Strided,
     Window,
     build_sampler,
 )
@@ -160,6 +161,7 @@ def test_all_frames():
         AdjacentPair(),
         AllFrames(),
         ClipPair(num_frames=2, max_gap=2),
+        Strided(sampler=Window(num_frames=3), step=4),
     ],
 )
 def test_video_without_frames_is_an_error_and_the_generator_decides(sampler):
@@ -169,8 +171,31 @@ def test_video_without_frames_is_an_error_and_the_generator_decides(sampler):
     assert all(type(t) is int for t in sampler(30, np.random.default_rng(0)))
 
 
-def clip_cfg(sampler: str, num_frames: int = 2, reach: int = 3) -> CfgNode:
-    clip = CfgNode({"SAMPLER": sampler, "NUM_FRAMES": num_frames, "RANGE": reach})
+def test_strided_takes_a_thinned_video_from_every_start():
+    sampler = Strided(sampler=Window(num_frames=3), step=4)
+    # 0, 4, 8, 12 or 1, 5, 9 or ...: every frame of 13 can be drawn.
+    starts = {(s, s + 4, s + 8) for s in (0, 4, 1, 2, 3)}
+    assert {tuple(f) for f in draws(sampler, 13)} == starts
+    first = [f[0] % 4 for f in draws(sampler, 13, 2000)]
+    assert np.bincount(first).min() > 400  # 500 each
+
+
+@fast
+@given(lengths, st.integers(1, 6), seeds)
+def test_strided_frames_are_those_of_the_thinned_video(length, step, seed):
+    frames = Strided(sampler=AllFrames(), step=step)(length, np.random.default_rng(seed))
+    assert frames == list(range(frames[0], length, step)) and frames[0] < step
+
+
+def test_strided_pairs_are_neighbours_in_the_thinned_video_and_fill_up_with_its_last_frame():
+    sampler = Strided(sampler=ClipPair(num_frames=2), step=3)
+    found = {tuple(f) for f in draws(sampler, 8)}  # 0 3 6, 1 4 7 or 2 5
+    assert found == {(0, 3, 6, 6), (6, 6, 0, 3), (1, 4, 7, 7), (7, 7, 1, 4), (2, 5, 5, 5)}
+
+
+def clip_cfg(sampler: str, num_frames: int = 2, reach: int = 3, stride: int = 1) -> CfgNode:
+    clip = {"SAMPLER": sampler, "NUM_FRAMES": num_frames, "RANGE": reach, "FRAME_STRIDE": stride}
+    clip = CfgNode(clip)
     return CfgNode({"INPUT": CfgNode({"CLIP": clip})})
 
 
@@ -191,6 +216,12 @@ def test_config_chooses_the_sampler(name, kind, fields):
     assert type(sampler) is kind and vars(sampler) == fields
 
 
+def test_config_thins_the_video_out():
+    sampler = build_sampler(clip_cfg("Window", 5, stride=4))
+    assert type(sampler) is Strided and sampler.step == 4
+    assert type(sampler.sampler) is Window and vars(sampler.sampler)["num_frames"] == 5
+
+
 @pytest.mark.parametrize(
     "cfg, message",
     [
@@ -198,6 +229,8 @@ def test_config_chooses_the_sampler(name, kind, fields):
         (clip_cfg("AdjacentPair", 3), "NUM_FRAMES is 3, but AdjacentPair gives 2 frames"),
         (clip_cfg("Window", 0), "NUM_FRAMES is 0, expected at least 1"),
         (clip_cfg("Window", 2, 0), "RANGE is 0, expected at least 1"),
+        (clip_cfg("Window", stride=0), "FRAME_STRIDE is 0, expected at least 1"),
+        (clip_cfg("AdjacentPair", 3, stride=2), "NUM_FRAMES is 3, but AdjacentPair gives 2"),
     ],
 )
 def test_bad_config_names_the_key(cfg, message):

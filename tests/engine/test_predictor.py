@@ -13,6 +13,7 @@ from detectron2.utils.visualizer import Visualizer
 from stand_in import CLASSES, make_cfg
 
 from vis_d2.engine import VideoPredictor, build_checkpointer, prepare_config
+from vis_d2.inference import TrackSelection
 from vis_d2.utils.video_io import open_source
 
 SIZE = (32, 44)
@@ -162,6 +163,26 @@ def answer_box(mask: torch.Tensor) -> List[float]:
     rows, columns = torch.where(mask)
     corner = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     return [float(value) for value in corner]
+
+
+@pytest.mark.parametrize("over, expected", [("present", [0.8, 0.8]), ("all", [0.8, 1.9 / 3])])
+def test_a_frame_without_a_mask_counts_in_later_scores(weights, monkeypatch, over, expected):
+    """With 0.8, 0.3 (its mask is empty: not in the answer) and 0.8."""
+    predict = predictor(weights)
+    predict.model.selection = TrackSelection(over=over)
+    frames = [
+        Instances(
+            (2, 2),
+            track_ids=torch.tensor([1]),
+            class_probs=torch.tensor([[prob, 0.0]]),
+            pred_masks=torch.full((1, 2, 2), prob > 0.5),
+        )
+        for prob in (0.8, 0.3, 0.8)
+    ]
+    monkeypatch.setattr(predict, "_tracks", lambda source: enumerate(frames))
+    found = [tracks.scores.tolist() for _, tracks in predict.stream([])]
+    assert [len(scores) for scores in found] == [1, 0, 1]
+    assert [scores[0] for scores in found if scores] == pytest.approx(expected)
 
 
 def test_scores_of_an_endless_stream_stay_bounded(weights: str, monkeypatch: Any) -> None:

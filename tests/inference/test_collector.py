@@ -35,6 +35,28 @@ def test_an_empty_mask_is_absence():
     assert len(collector.finish(TrackSelection())) == 0
 
 
+def test_what_is_told_about_a_frame_without_a_mask_counts_where_all_frames_do():
+    """0.8 with a mask, 0.2 without; in the third frame nothing is told."""
+    collector = TrackletCollector(SIZE)
+    hidden = frame([5], side=0)
+    hidden.class_probs[:, 1] = 0.2
+    for t, tracks in enumerate([hidden, frame([5]), frame([])]):
+        collector.add(t, tracks)
+    for over, expected in (("present", 0.8), ("all", 1.0 / 3)):
+        result = collector.finish(TrackSelection(mode="unique", over=over))
+        assert result.scores.tolist() == pytest.approx([expected])
+        assert [m is None for m in result.segmentations[0]] == [True, False, True]
+
+
+def test_a_track_without_any_mask_is_none_whatever_its_score():
+    collector = TrackletCollector(SIZE)
+    both = frame([5, 8])
+    both.pred_masks[0] = False
+    collector.add(0, both)
+    result = collector.finish(TrackSelection(mode="unique", over="all"))
+    assert result.track_ids.tolist() == [8]
+
+
 def test_nothing_found():
     collector = TrackletCollector(SIZE)
     collector.add(0, frame([]))

@@ -75,3 +75,29 @@ def test_unknown_policy(name):
 def test_a_threshold_that_is_no_score_is_refused(threshold):
     with pytest.raises(ValueError, match=r"score_threshold: expected a score in \[0, 1\], found"):
         TrackSelection(score_threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    "aggregate, over, expected",
+    [
+        ("mean", "present", [1.0 / 2, 0.3 / 2]),
+        ("mean", "all", [1.2 / 5, 1.1 / 5]),
+        ("max", "present", [0.6, 0.2]),
+        ("max", "all", [0.6, 0.8]),
+        ("vote", "present", [1.0 / 2, 0.0]),
+        ("vote", "all", [1.8 / 5, 0.0]),
+    ],
+)
+def test_frames_without_a_mask_count_among_all_frames_only(aggregate, over, expected):
+    """Two frames with a mask, one without, two that the model is silent about."""
+    scores = track([0.6, 0.2], [0.4, 0.1])
+    scores.add(torch.tensor([0.2, 0.8]), shown=False)
+    found = TrackSelection(aggregate=aggregate, over=over).class_scores(scores, num_frames=5)
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_looking_at_the_scores_does_not_change_them():
+    selection, scores = TrackSelection(over="all"), track([0.6, 0.2])
+    scores.add(torch.tensor([0.2, 0.8]), shown=False)
+    once = selection.class_scores(scores, 2)
+    assert torch.equal(selection.class_scores(scores, 2), once)

@@ -85,6 +85,12 @@ def test_an_image_is_a_video_of_one_frame_in_detectron2s_fields():
     assert (found.track_ids.tolist(), found.pred_classes.tolist()) == ([4], [1])
 
 
+def test_what_has_no_mask_in_an_image_is_not_reported():
+    model = fixed().eval()
+    (out,) = model([{"image": frames(1, (1, 7))[0]}])  # the rectangle begins in the second row
+    assert len(out["instances"]) == 0 and out["instances"].pred_masks.shape == (0, 1, 7)
+
+
 def test_training_sees_all_frames_clip_major_and_clips_must_have_one_length():
     model = fixed().train()
     clip = {"image": frames(2), "instances": []}

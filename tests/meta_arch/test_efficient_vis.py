@@ -37,6 +37,7 @@ SWITCHES = [
     ("NEW_TRACKS", "background"),
     ("DETACH_MEMORY", True),
     ("LINK", "handcraft"),
+    ("LINK_AFFINITY", 1.0),
     ("REINIT_CLIPS", 0),
     ("DUP_MASK_IOU", 0.5),
     ("NUM_QUERIES", 1),  # fewer than there are objects
@@ -46,8 +47,8 @@ SWITCHES = [
 ]
 # These answer as the default does on a clip whose objects are always there, before any training.
 SAME_LOSSES = {
-    "LINK", "REINIT_CLIPS", "DUP_MASK_IOU", "RECOMPUTE", "DETACH_MEMORY", "TEMPORAL_PE",
-    "NEW_TRACKS", "FTSA_ORDER", "MATCH_MASK",
+    "LINK", "LINK_AFFINITY", "REINIT_CLIPS", "DUP_MASK_IOU", "RECOMPUTE", "DETACH_MEMORY",
+    "TEMPORAL_PE", "NEW_TRACKS", "FTSA_ORDER", "MATCH_MASK",
 }  # fmt: skip
 
 
@@ -167,6 +168,12 @@ def test_half_precision_trains_close_to_full():
         (("NUM_HEADS", 3), r"HIDDEN_DIM: expected a multiple of NUM_HEADS \(3\), found 16"),
         (("NUM_QUERIES", 0), "NUM_QUERIES: expected a number from 1, found 0"),
         (("NUM_STAGES", 0), "NUM_STAGES: expected a number from 1"),
+        (("BG_THR", -0.1), r"BG_THR: expected a number in \[0, 1\], found -0.1"),
+        (("LINK_SCORE", 1.5), "LINK_SCORE"),
+        (("FRAME_SCORE_THR", 50.0), "FRAME_SCORE_THR"),
+        (("DUP_MASK_IOU", float("nan")), "DUP_MASK_IOU: .* found nan"),
+        (("MASK_THR", 2.0), "MASK_THR"),
+        (("DROPOUT", -1.0), "DROPOUT"),
         (("TEMPORAL_PE", 2), "TEMPORAL_PE: expected the length of the longest clip.*found 2"),
         (("TEMPORAL_PE", 9, "TEST.VIS.WINDOW", 0), "TEMPORAL_PE"),
         (("TEST.VIS.STRIDE", 2), r"STRIDE: clips do not overlap, expected TEST.VIS.WINDOW \(3\)"),

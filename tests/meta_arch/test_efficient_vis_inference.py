@@ -9,10 +9,12 @@ from typing import Callable, Dict, List, Optional
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from systems import moving_squares, small_cfg
+from systems import ROOT, moving_squares, small_cfg
+from vis_d2 import add_vis_config
 from vis_d2.inference import stream
 
 N, T, K, C, SIDE = 4, 3, 5, 16, 8
@@ -248,6 +250,52 @@ def test_masks_per_class_are_read_in_the_class_of_the_clip():
     assert len(run(real, 2)) == 2
 
 
+def in_sight(tracks) -> List[int]:
+    return tracks.track_ids[tracks.pred_masks.flatten(1).any(1)].tolist()
+
+
+def test_the_class_that_chooses_is_that_of_the_video_so_far():
+    """Class 3 with 0.9 in a clip, then class 1 with 0.5 in two: 2.7 to 1.5, then 2.7 to 3.0."""
+    masks = torch.full((N, 9, K, SIDE, SIDE), -20.0)
+    masks[0, :, 3] = 20.0
+    probs = SURE[:, None].repeat(1, 9, 1)
+    probs[0] = 0.0
+    probs[0, :T, 3], probs[0, T:, 1] = 0.9, 0.5
+    model = build("MASK_CLASS_AGNOSTIC", False)
+    script = Script(model, probs, masks=masks)
+    assert [0 in in_sight(tracks) for tracks in run(model, 9)] == [True] * 6 + [False] * 3
+    script.start = T
+    assert [0 in in_sight(tracks) for tracks in run(model, T)] == [False] * T  # another video
+
+
+def test_a_slot_that_starts_anew_forgets_its_class():
+    probs = SURE[:, None].repeat(1, 9, 1)
+    probs[0] = 0.0
+    probs[0, :T, 3], probs[0, 2 * T :, 1] = 0.9, 0.2
+    frames_of = {}
+    for clips in (0, 1):
+        model = build("FRAME_SCORE_THR", 0.15, "REINIT_CLIPS", clips)
+        Script(model, probs)
+        frames_of[clips] = [bool(t.pred_masks[0].any()) for t in run(model, 9)]
+    assert frames_of[0] == [True] * 3 + [False] * 6  # still class 3, which is not to be seen
+    assert frames_of[1] == [True] * 3 + [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_frames_without_a_mask_count_in_the_score(threshold):
+    """0.9 in two frames; then a mask that is empty, or emptied, with 0.2: (2 * 0.9 + 0.2) / 3."""
+    probs = SURE[:, None].repeat(1, T, 1)
+    probs[0, 2, 0] = 0.2
+    masks = torch.full((N, T, 1, SIDE, SIDE), 20.0)
+    masks[0, 2] = 20.0 if threshold else -20.0
+    model = build("TEST.VIS.MODE", "unique", "FRAME_SCORE_THR", threshold)
+    Script(model, probs, masks=masks)
+    result = video(model, T)
+    row = result.track_ids.tolist().index(0)
+    assert [s is not None for s in result.segmentations[row]] == [True, True, False]
+    assert result.scores[row].item() == pytest.approx(2 / 3, abs=1e-5)
+
+
 def test_frames_in_which_the_class_is_improbable_are_left_out():
     probs = SURE[:, None].repeat(1, T, 1)
     probs[1, 1] = 0.0
@@ -256,7 +304,7 @@ def test_frames_in_which_the_class_is_improbable_are_left_out():
     for threshold in (0.0, 0.3):
         model = build("FRAME_SCORE_THR", threshold)
         Script(model, probs)
-        shown[threshold] = [tracks.track_ids.tolist() for tracks in run(model, T)]
+        shown[threshold] = [in_sight(tracks) for tracks in run(model, T)]
     assert shown[0.0] == [[0, 1, 2, 3]] * T
     assert shown[0.3] == [[0, 1, 2, 3], [0, 2, 3], [0, 1, 2, 3]]
 
@@ -312,6 +360,27 @@ def test_weak_slots_are_not_linked():
     Script(model, SURE)
     ids = [tracks.track_ids.tolist() for tracks in run(model, 6)]
     assert ids[-1][:3] == [0, 1, 2] and ids[-1][3] > 3
+
+
+def test_unlike_slots_are_not_linked():
+    """Slot 3 jumps by the width of the frame and has another class: affinity -2."""
+    boxes, probs = PLACES[:, None].repeat(1, 6, 1), SURE[:, None].repeat(1, 6, 1)
+    boxes[3, T:] = PLACES[0] - torch.tensor([24.0, 0.0, 24.0, 0.0])
+    probs[3, T:] = probs[3, T:].roll(1, 1)
+    for gate, linked in ((0.0, False), (-9.0, True)):
+        model = build("LINK", "handcraft", "LINK_AFFINITY", gate)
+        Script(model, probs, boxes)
+        ids = [tracks.track_ids.tolist() for tracks in run(model, 6)]
+        assert ids[-1][:3] == [0, 1, 2] and (ids[-1][3] == 3) == linked
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "EfficientVIS").glob("*.yaml")))
+def test_published_configs_report_one_class_per_slot_by_its_mean_over_the_video(path):
+    cfg = get_cfg()
+    add_vis_config(cfg)
+    cfg.merge_from_file(str(path))
+    node = cfg.TEST.VIS
+    assert (node.MODE, node.AGGREGATE, node.OVER, node.MAX_TRACKS) == ("unique", "mean", "all", 10)
 
 
 def test_the_softmax_variant_does_not_report_empty():

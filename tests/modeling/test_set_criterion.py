@@ -205,3 +205,51 @@ def test_the_cost_is_not_part_of_the_graph():
 
     losses, _ = criterion(cost=watched)([layer([3.0])], [truth([1])])
     assert losses["loss_far"].requires_grad
+
+
+def test_a_layer_without_losses_is_not_matched():
+    matched = []
+
+    def cost(outputs, targets):
+        matched.append(outputs["x"].tolist())
+        return distance(outputs, targets)
+
+    layers, targets = [layer([1.0]), layer([2.0])], [truth([0])]
+    criterion(cost=cost)(layers, targets)
+    assert matched == [[2.0]]
+    matched.clear()
+    criterion(cost=cost, auxiliary=[far])(layers, targets)
+    assert matched == [[1.0], [2.0]]
+    matched.clear()
+    # The pairs of the last layer are part of the answer.
+    assert as_pairs(criterion(cost=cost, losses=[])(layers, targets)[1]) == [{0: 0}]
+    assert matched == [[2.0]]
+
+
+@pytest.mark.parametrize("kept", [None, [settled([0], [1])]])
+def test_outputs_are_completed_once_their_pairs_are_known(kept):
+    calls = []
+
+    def complete(i, outputs, matches):
+        calls.append((i, sorted(outputs), as_pairs(matches)))
+        return {**outputs, "late": torch.tensor(float(10 + i))}
+
+    def late(outputs, targets, matches, number):
+        return {"loss_far": outputs["late"]}
+
+    layers = [layer([0.0, 9.0]), layer([9.0, 0.0])]
+    module = criterion(losses=[late], auxiliary=[late])
+    losses, _ = module(layers, [truth([0, 9])], kept, complete=complete)
+    assert {name: value.item() for name, value in losses.items()} == {
+        "loss_far_0": 10.0,
+        "loss_far": 11.0,
+    }
+    pairs = [[{0: 0, 1: 1}], [{0: 1, 1: 0}]] if kept is None else [[{0: 1, 1: 0}]] * 2
+    assert calls == [(i, ["x"], pairs[i]) for i in range(2)]
+
+
+def test_a_layer_without_losses_is_not_completed():
+    seen = []
+    module = criterion()
+    module([layer([1.0]), layer([2.0])], [truth([0])], complete=lambda i, o, m: seen.append(i) or o)
+    assert seen == [1]

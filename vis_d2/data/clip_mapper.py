@@ -33,6 +33,9 @@ class ClipMapper:
         transform: the frame transform of inference.
         prefetch: frames decoded ahead during inference; 0 = no thread.
         keep_empty: probability that a training clip without objects is used as it was drawn.
+
+    Raises:
+        ValueError: ``keep_empty`` is no probability.
     """
 
     @configurable
@@ -45,6 +48,10 @@ class ClipMapper:
         prefetch: int = 0,
         keep_empty: float = 1.0,
     ) -> None:
+        if not 0.0 <= keep_empty <= 1.0:  # not a number fails too
+            raise ValueError(
+                f"INPUT.CLIP.KEEP_EMPTY is {keep_empty}, expected a probability in [0, 1]"
+            )
         self.sampler = sampler
         self.augmentation = augmentation
         self.transform = transform
@@ -88,13 +95,13 @@ class ClipMapper:
         if rng is None:
             rng = np.random.default_rng(np.random.randint(2**31, size=4))
         indices = self._draw_frames(video, rng)
+        # A clip that is filled up repeats a frame many times: all is done once per distinct frame.
         decoded = {t: read_frame(video, t) for t in dict.fromkeys(indices)}
-        frames = [decoded[t] for t in indices]
-        transform = self.augmentation.draw(frames[0], len(frames), rng)
-        images = [transform.image(frame, i) for i, frame in enumerate(frames)]
-        annotations = [video["annotations"][t] for t in indices]
+        transform = self.augmentation.draw(decoded[indices[0]], len(indices), rng)
+        images = _transform(decoded, indices, transform)
+        annotations = {t: video["annotations"][t] for t in decoded}
         size = (video["height"], video["width"])
-        instances = _annotate(annotations, size, transform, images[0].shape[-2:])
+        instances = _annotate(annotations, indices, size, transform, images[0].shape[-2:])
         return {**clip, "frame_indices": indices, "image": images, "instances": instances}
 
     def _draw_frames(self, video: Mapping[str, Any], rng: np.random.Generator) -> List[int]:
@@ -107,8 +114,25 @@ class ClipMapper:
         return indices
 
 
+def _transform(
+    decoded: Mapping[int, np.ndarray], indices: Sequence[int], transform: ClipTransform
+) -> List[Tensor]:
+    """The frames ``indices`` transformed; each has memory of its own."""
+    made: Dict[Any, Tensor] = {}
+    images = []
+    for i, t in enumerate(indices):
+        key = (t, transform.jitters[i] if transform.jitters else None)
+        if key in made:
+            images.append(made[key].clone())
+            continue
+        made[key] = transform.image(decoded[t], i)
+        images.append(made[key])
+    return images
+
+
 def _annotate(
-    annotations: Sequence[Sequence[Mapping[str, Any]]],
+    annotations: Mapping[int, Sequence[Mapping[str, Any]]],
+    indices: Sequence[int],
     size: Tuple[int, int],
     transform: ClipTransform,
     new_size: Sequence[int],
@@ -116,26 +140,29 @@ def _annotate(
     """Turns the annotations of T frames into T Instances with aligned rows.
 
     Args:
-        annotations: per frame, those of a video dict.
+        annotations: by frame of the video, those of a video dict.
+        indices: the T frames.
         size: (H, W) on disk.
         transform: what was done to the frames.
         new_size: (h, w) of the transformed frames.
     """
-    things = [[a for a in frame if not a["iscrowd"]] for frame in annotations]
-    classes = {a["id"]: a["category_id"] for frame in things for a in frame}
+    things = {t: [a for a in annotations[t] if not a["iscrowd"]] for t in annotations}
+    classes = {a["id"]: a["category_id"] for frame in things.values() for a in frame}
     rows = {track_id: row for row, track_id in enumerate(sorted(classes))}
-    masks = torch.zeros((len(things), len(rows), *new_size), dtype=torch.bool)  # (T, N, h, w)
-    for t, frame in enumerate(things):
+    masks = torch.zeros((len(indices), len(rows), *new_size), dtype=torch.bool)  # (T, N, h, w)
+    where = torch.tensor(indices)
+    for t, frame in things.items():
         if frame:
             # Sets registered by other packages keep masks as their files have them.
             rles = rle.from_segmentations([a["segmentation"] for a in frame], size)
-            decoded = rle.decode(rles, size)
-            masks[t, [rows[a["id"]] for a in frame]] = transform.masks(decoded)
+            there = torch.zeros_like(masks[0])
+            there[[rows[a["id"]] for a in frame]] = transform.masks(rle.decode(rles, size))
+            masks[where == t] = there
     visible = masks.flatten(2).any(dim=2)  # (T, N, h, w) -> (T, N, h * w) -> (T, N)
     keep = visible.any(dim=0)
     ids = torch.tensor(sorted(classes), dtype=torch.int64)[keep]
     labels = torch.tensor([classes[i] for i in ids.tolist()], dtype=torch.int64)
-    return [_instances(labels, ids, visible[t, keep], masks[t, keep]) for t in range(len(things))]
+    return [_instances(labels, ids, visible[i, keep], masks[i, keep]) for i in range(len(masks))]
 
 
 def _instances(labels: Tensor, ids: Tensor, visible: Tensor, masks: Tensor) -> Instances:

@@ -5,7 +5,7 @@ frame indices in the order in which the model gets them. Every video of at least
 legal: where it is too short, frames repeat.
 """
 
-from typing import List, Union
+from typing import Callable, List, Union
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -17,6 +17,7 @@ __all__ = [
     "FrameSampler",
     "KeyReference",
     "Neighbours",
+    "Strided",
     "Window",
     "build_sampler",
 ]
@@ -147,7 +148,28 @@ class ClipPair:
         return runs[0] + runs[1]
 
 
-FrameSampler = Union[Window, KeyReference, Neighbours, AdjacentPair, AllFrames, ClipPair]
+class Strided:
+    """Another sampler's frames, from a video of which only every k-th frame exists.
+
+    Args:
+        sampler: sees the shortened video.
+        step: k, >= 1. The first frame is drawn from the first k.
+    """
+
+    def __init__(
+        self, *, sampler: Callable[[int, np.random.Generator], List[int]], step: int
+    ) -> None:
+        self.sampler = sampler
+        self.step = step
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        first = int(rng.integers(min(self.step, length)))
+        remaining = len(range(first, length, self.step))
+        return [first + self.step * t for t in self.sampler(remaining, rng)]
+
+
+FrameSampler = Union[Window, KeyReference, Neighbours, AdjacentPair, AllFrames, ClipPair, Strided]
 
 
 def build_sampler(cfg: CfgNode) -> FrameSampler:
@@ -170,7 +192,7 @@ def build_sampler(cfg: CfgNode) -> FrameSampler:
         raise ValueError(
             f"INPUT.CLIP.SAMPLER is {clip.SAMPLER!r}, expected one of {', '.join(samplers)}"
         )
-    for key in ("NUM_FRAMES", "RANGE"):
+    for key in ("NUM_FRAMES", "RANGE", "FRAME_STRIDE"):
         if clip[key] < 1:
             raise ValueError(f"INPUT.CLIP.{key} is {clip[key]}, expected at least 1")
     sampler = samplers[clip.SAMPLER]()
@@ -179,7 +201,9 @@ def build_sampler(cfg: CfgNode) -> FrameSampler:
             f"INPUT.CLIP.NUM_FRAMES is {clip.NUM_FRAMES}, but {clip.SAMPLER} gives "
             f"{sampler.num_frames} frames"
         )
-    return sampler
+    # A step of one is no wrapper: it would draw a number, and a seed would give other clips.
+    step = clip.FRAME_STRIDE
+    return Strided(sampler=sampler, step=step) if step > 1 else sampler
 
 
 def _surroundings(key: int, distance: int, length: int) -> List[int]:

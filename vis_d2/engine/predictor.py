@@ -75,16 +75,17 @@ class VideoPredictor:
         """
         seen: Dict[int, TrackScores] = {}
         for t, tracks in self._tracks(source):
-            tracks = tracks[tracks.pred_masks.flatten(1).any(dim=1)]  # (n, H, W) -> (n, H * W)
-            ids = tracks.track_ids.tolist()
+            shown = tracks.pred_masks.flatten(1).any(dim=1)  # (n, H, W) -> (n, H * W)
             probs = tracks.class_probs.detach().float().cpu()
-            for track_id, row in zip(ids, probs):
+            for track_id, row, there in zip(tracks.track_ids.tolist(), probs, shown.tolist()):
                 # Taken out and put back: the dict stays ordered by when a track was last seen.
                 scores_so_far = seen.pop(track_id, None) or TrackScores(len(row))
-                scores_so_far.add(row)
+                scores_so_far.add(row, there)
                 seen[track_id] = scores_so_far
-            while len(seen) > max(MAX_SCORED_TRACKS, len(ids)):
+            while len(seen) > max(MAX_SCORED_TRACKS, len(tracks)):
                 del seen[next(iter(seen))]
+            tracks = tracks[shown]
+            ids = tracks.track_ids.tolist()
             scores, classes = self.model.selection.running(seen, ids, t + 1)
             device = tracks.pred_masks.device
             tracks.scores = scores.to(device)

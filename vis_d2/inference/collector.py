@@ -30,7 +30,9 @@ class TrackletCollector:
         Args:
             t: frame index; every frame comes once, in order.
             tracks: Instances at ``image_size`` with ``track_ids`` (n,), ``class_probs`` (n, K) and
-                ``pred_masks`` (n, H, W) bool. A track with an empty mask counts as absent.
+                ``pred_masks`` (n, H, W) bool. A track with an empty mask is absent from this frame;
+                its probabilities count where the selection's ``over`` is "all". With no mask in
+                any frame it is no track.
 
         Raises:
             ValueError: a frame out of order, another image size, or one id twice in a frame.
@@ -49,14 +51,15 @@ class TrackletCollector:
         for i, track_id in enumerate(ids):
             # One mask at a time: encoding needs a second, transposed copy of what it is given.
             mask = rle.encode(tracks.pred_masks[i : i + 1])[0]
-            if mask is None:
-                continue
-            self.scores.setdefault(track_id, TrackScores(probs.shape[1])).add(probs[i])
-            self._masks.setdefault(track_id, {})[t] = mask
+            scores = self.scores.setdefault(track_id, TrackScores(probs.shape[1]))
+            scores.add(probs[i], shown=mask is not None)
+            if mask is not None:
+                self._masks.setdefault(track_id, {})[t] = mask
 
     def finish(self, selection: TrackSelection) -> VideoInstances:
         """Choose and score the tracks by ``selection``; the collector may go on collecting."""
-        track_ids, classes, scores = selection.select(self.scores, self.num_frames)
+        shown = {i: self.scores[i] for i in self._masks}
+        track_ids, classes, scores = selection.select(shown, self.num_frames)
         segmentations = [self._segmentation(i) for i in track_ids.tolist()]
         return VideoInstances(
             self.image_size, self.num_frames, scores, classes, track_ids, segmentations

@@ -1,5 +1,6 @@
 """From class scores per frame to scored tracks: a policy, not code in a model."""
 
+from dataclasses import dataclass
 from typing import Dict, List, Tuple
 
 import torch
@@ -12,6 +13,47 @@ AGGREGATES = ("mean", "max", "vote")
 OVERS = ("present", "all")
 
 
+@dataclass
+class _Sums:
+    """Of the class probabilities of some frames.
+
+    Attributes:
+        total: (K,) float64, their sum.
+        peak: (K,) the largest.
+        votes: (K,) int64, frames in which a class is the best one.
+        best_total: sum of the best ones.
+        count: frames.
+    """
+
+    total: Tensor
+    peak: Tensor
+    votes: Tensor
+    best_total: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def zeros(cls, num_classes: int) -> "_Sums":
+        votes = torch.zeros(num_classes, dtype=torch.int64)
+        return cls(votes.double(), votes.float(), votes)
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.total + other.total,
+            torch.maximum(self.peak, other.peak),
+            self.votes + other.votes,
+            self.best_total + other.best_total,
+            self.count + other.count,
+        )
+
+    def add(self, class_probs: Tensor) -> None:
+        best, label = class_probs.max(dim=0)
+        self.total += class_probs
+        self.peak = torch.maximum(self.peak, class_probs)
+        self.votes[label] += 1
+        self.best_total += float(best)
+        self.count += 1
+
+
 class TrackScores:
     """Running sums of the class scores of one track; its size does not grow with the video.
 
@@ -20,20 +62,12 @@ class TrackScores:
     """
 
     def __init__(self, num_classes: int) -> None:
-        self.total = torch.zeros(num_classes, dtype=torch.float64)
-        self.peak = torch.zeros(num_classes)
-        self.votes = torch.zeros(num_classes, dtype=torch.int64)
-        self.best_total = 0.0
-        self.num_present = 0
+        self.shown = _Sums.zeros(num_classes)
+        self.hidden = _Sums.zeros(num_classes)
 
-    def add(self, class_probs: Tensor) -> None:
-        """Add one frame's (K,) class probabilities, in [0, 1]."""
-        best, label = class_probs.max(dim=0)
-        self.total += class_probs
-        self.peak = torch.maximum(self.peak, class_probs)
-        self.votes[label] += 1
-        self.best_total += float(best)
-        self.num_present += 1
+    def add(self, class_probs: Tensor, shown: bool = True) -> None:
+        """Add one frame's (K,) class probabilities, in [0, 1]; not ``shown``: its mask is empty."""
+        (self.shown if shown else self.hidden).add(class_probs)
 
 
 class TrackSelection:
@@ -44,7 +78,9 @@ class TrackSelection:
             reports every track once, with its best class.
         aggregate: "mean" or "max" of the class probabilities over the frames, or "vote": the
             class that is the best one in most frames, with the mean of the best probabilities.
-        over: frames that count in a mean: "present" (frames with the track) or "all".
+        over: frames that count: "present" (those with a mask of the track) or "all". Of the latter
+            those without a mask count with the probabilities that the model tells for them, and
+            with zero where it tells none.
         max_tracks: rows reported per video at the most.
         score_threshold: rows below it are left out, in [0, 1]. A score of zero is never reported.
 
@@ -81,15 +117,16 @@ class TrackSelection:
 
     def class_scores(self, track: TrackScores, num_frames: int) -> Tensor:
         """Scores (K,) of one track in a video of ``num_frames`` frames so far."""
-        count = max(track.num_present if self.over == "present" else num_frames, 1)
+        sums = track.shown if self.over == "present" else track.shown + track.hidden
+        count = max(sums.count if self.over == "present" else num_frames, 1)
         if self.aggregate == "max":
-            return track.peak
+            return sums.peak
         if self.aggregate == "mean":
-            return (track.total / count).float()
+            return (sums.total / count).float()
         # Equal votes go to the class with the larger summed probability, then to the lower id.
-        order = track.votes.double() + track.total / (track.total.sum() + 1.0)
-        scores = torch.zeros_like(track.peak)
-        scores[order.argmax()] = track.best_total / count
+        order = sums.votes.double() + sums.total / (sums.total.sum() + 1.0)
+        scores = torch.zeros_like(sums.peak)
+        scores[order.argmax()] = sums.best_total / count
         return scores
 
     def running(

@@ -110,7 +110,8 @@ class VideoMetaArch(nn.Module, metaclass=ABCMeta):
         Returns:
             The tracks of the next frames that are final, in order, and the new state. Tracks of a
             frame are ``Instances`` at output size with ``track_ids`` (n,) int64, ``class_probs``
-            (n, K) in [0, 1], ``pred_masks`` (n, H, W) bool and perhaps ``pred_boxes``. A generator
+            (n, K) in [0, 1], ``pred_masks`` (n, H, W) bool, empty where the track is absent but has
+            class probabilities, and perhaps ``pred_boxes``. A generator
             is welcome: one frame's masks then exist at a time. It is consumed before the next step.
         """
 
@@ -166,6 +167,7 @@ def common_arguments(cfg: CfgNode, backbone: Backbone) -> Dict[str, Any]:
 
 def _score_image(tracks: Instances, selection: TrackSelection) -> Instances:
     """The tracks of a video of one frame, in the fields of detectron2's own models."""
+    tracks = tracks[tracks.pred_masks.flatten(1).any(dim=1)]  # (n, H, W) -> (n, H * W)
     rows = {int(i): row for row, i in enumerate(tracks.track_ids)}
     scores = {i: TrackScores(tracks.class_probs.shape[1]) for i in rows}
     for i, row in rows.items():

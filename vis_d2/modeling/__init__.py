@@ -7,9 +7,10 @@ from .fcos_criterion import FCOSCriterion, Positives
 from .iteration import current_iteration
 from .losses import box_log_loss, global_mean, paired_giou, paired_iou
 from .matching import CostFn, Match, Outputs, assign, focal_cost, weighted_sum
-from .set_criterion import LossFn, SetCriterion
+from .set_criterion import Completion, LossFn, SetCriterion
 
 __all__ = [
+    "Completion",
     "CostFn",
     "FCOSCriterion",
     "FCOSDetector",

@@ -10,10 +10,12 @@ from vis_d2.structures import TrackletTargets
 from .losses import global_mean
 from .matching import CostFn, Match, Outputs, assign
 
-__all__ = ["LossFn", "SetCriterion"]
+__all__ = ["Completion", "LossFn", "SetCriterion"]
 
 # (batched outputs, targets, matches, normaliser) -> named losses
 LossFn = Callable[[Outputs, List[TrackletTargets], List[Match], Tensor], Dict[str, Tensor]]
+# (number of the layer, its batched outputs, matches) -> outputs with what was left out before
+Completion = Callable[[int, Outputs, List[Match]], Outputs]
 COUNTS = ("objects", "frames")
 
 
@@ -54,14 +56,17 @@ class SetCriterion(nn.Module):
         targets: List[TrackletTargets],
         kept: Optional[List[Match]] = None,
         births: bool = True,
+        complete: Optional[Completion] = None,
     ) -> Tuple[Dict[str, Tensor], List[Match]]:
-        """Losses of B clips.
+        """Losses of B clips. A layer without losses is not matched, unless it is the last.
 
         Args:
             layers: outputs of each layer, tensors with a leading axis B; the last one comes last.
             targets: B objects' truth. An object that no real frame shows is never matched anew.
             kept: per clip, pairs that hold on every layer without matching.
             births: objects that ``kept`` lacks may take queries that it leaves free.
+            complete: called with a layer once it is matched, for outputs that the losses need of
+                matched queries only and the cost not at all.
 
         Returns:
             Weighted scalars, those of earlier layers with the layer's number behind their name;
@@ -72,8 +77,13 @@ class SetCriterion(nn.Module):
         matches: List[Match] = []
         for i, outputs in enumerate(layers):
             last = i == len(layers) - 1
+            losses = self.losses if last else self.auxiliary
+            if not losses and not last:
+                continue
             matches = self._match(outputs, targets, kept, births)
-            for loss in self.losses if last else self.auxiliary:
+            if complete is not None:
+                outputs = complete(i, outputs, matches)
+            for loss in losses:
                 for name, value in loss(outputs, targets, matches, number).items():
                     result[name if last else f"{name}_{i}"] = value * self.weights[name]
         return result, matches

@@ -34,6 +34,7 @@ COUNTS = (
     "BOX_POOL",
     "MASK_POOL",
 )
+SHARES = ("DROPOUT", "BG_THR", "LINK_SCORE", "FRAME_SCORE_THR", "DUP_MASK_IOU", "MASK_THR")
 
 
 def check_choices(cfg: CfgNode) -> None:
@@ -48,6 +49,11 @@ def check_choices(cfg: CfgNode) -> None:
         if node[key] < 1:
             raise ValueError(
                 f"MODEL.EFFICIENT_VIS.{key}: expected a number from 1, found {node[key]}"
+            )
+    for key in SHARES:
+        if not 0.0 <= node[key] <= 1.0:  # not a number fails too
+            raise ValueError(
+                f"MODEL.EFFICIENT_VIS.{key}: expected a number in [0, 1], found {node[key]}"
             )
     if node.HIDDEN_DIM % node.NUM_HEADS:
         raise ValueError(
@@ -81,6 +87,7 @@ def build_refiner(cfg: CfgNode, backbone: Backbone) -> TrackletRefiner:
         channels=node.HIDDEN_DIM,
         prior=node.PRIOR_PROB if node.CLS_LOSS == "focal" else None,
         max_frames=node.TEMPORAL_PE,
+        masks_of_pairs=not node.MATCH_MASK,
     )
 
 
@@ -169,5 +176,5 @@ def build_criterion(node: CfgNode) -> SetCriterion:
 def build_identity(node: CfgNode) -> Union[SlotIdentity, HandcraftedLinks]:
     """What decides who is who from clip to clip."""
     if node.LINK == "handcraft":
-        return HandcraftedLinks(score=node.LINK_SCORE)
+        return HandcraftedLinks(score=node.LINK_SCORE, affinity=node.LINK_AFFINITY)
     return SlotIdentity(background=node.BG_THR, patience=node.REINIT_CLIPS)

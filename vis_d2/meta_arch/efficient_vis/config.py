@@ -82,7 +82,7 @@ def _add_loss_keys(node: CN) -> None:
     node.MATCH_L1 = 5.0
     node.MATCH_GIOU = 2.0
     node.MATCH_MASK_IOU = 2.0
-    # Compare masks in matching.
+    # Compare masks in matching. False: masks are made of matched queries only, in less memory.
     node.MATCH_MASK = True
 
 
@@ -102,11 +102,14 @@ def _add_clip_keys(node: CN) -> None:
     node.LINK = "query"
     # Slots below this score are not linked (LINK "handcraft").
     node.LINK_SCORE = 0.1
+    # Pairs of slots whose affinity is below it are not linked either: box IoU, minus the L1
+    # distance of boxes as shares of the frame, plus mask IoU, plus 1 for the same class; at most 3.
+    node.LINK_AFFINITY = 0.0
     # A slot whose best mean class probability stays below BG_THR for REINIT_CLIPS clips starts
     # anew; 0 clips: never.
     node.BG_THR = 0.1
     node.REINIT_CLIPS = 3
-    # A frame's mask is left out where the slot's class has a lower probability.
+    # A frame's mask is emptied where the slot's class has a lower probability.
     node.FRAME_SCORE_THR = 0.0
     # Of two slots whose masks overlap more than this over a clip the lower score is left out;
     # 1: never.

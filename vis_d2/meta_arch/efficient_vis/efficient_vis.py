@@ -50,7 +50,7 @@ class EfficientVIS(base.VideoMetaArch):
             learned by itself.
         births: objects that a further clip shows for the first time take queries left over.
         detach_memory: no gradient from a further clip into the one before.
-        frame_score: a frame's mask is left out where the class of its slot is less probable.
+        frame_score: a frame's mask is emptied where the class of its slot is less probable.
         duplicate_iou: of two slots that overlap more over a clip the lower score is left out.
         mask_threshold: pixels at least this probable belong to a mask.
         recompute_backbone: store no activations of the backbone.
@@ -132,7 +132,7 @@ class EfficientVIS(base.VideoMetaArch):
                 for clip, real in zip(clips, valid[:, span])
             ]
             layers, last = self.refiner(maps, sizes, valid[:, span], queries)
-            losses, matches = self._criterion(layers, targets, kept)
+            losses, matches = self._criterion(layers, targets, kept, (maps, valid[:, span]))
             for name, value in losses.items():
                 total[name] = total[name] + value if name in total else value
             if self._learns_correspondence():
@@ -152,10 +152,22 @@ class EfficientVIS(base.VideoMetaArch):
         return first is not None and current_iteration(default=first) >= first
 
     def _criterion(
-        self, layers: List[Outputs], targets: List[TrackletTargets], kept: Optional[List[Match]]
+        self,
+        layers: List[Outputs],
+        targets: List[TrackletTargets],
+        kept: Optional[List[Match]],
+        seen: Tuple[List[Tensor], Tensor],
     ) -> Tuple[Dict[str, Tensor], List[Match]]:
-        with torch.autocast(self.device.type, enabled=False):
-            return self.criterion(layers, targets, kept, births=self.births)
+        device = self.device.type
+        mixed = torch.is_autocast_enabled(device)
+
+        def add_masks(number: int, outputs: Outputs, matches: List[Match]) -> Outputs:
+            with torch.autocast(device, enabled=mixed):  # the losses are in full precision
+                return self.refiner.add_masks(number, outputs, *seen, matches)
+
+        complete = add_masks if self.refiner.masks_of_pairs else None
+        with torch.autocast(device, enabled=False):
+            return self.criterion(layers, targets, kept, births=self.births, complete=complete)
 
     def _features(
         self, frames: Tensor, batch: int, spans: List[slice], length: int
@@ -174,7 +186,8 @@ class EfficientVIS(base.VideoMetaArch):
         """See ``VideoMetaArch.start``."""
         count = self.refiner.init_query.num_embeddings
         ids = torch.arange(count, device=self.device)
-        slots = Slots(queries=None, track_ids=ids, idle=torch.zeros_like(ids), next_id=count)
+        none = torch.zeros((count, 1), device=self.device)  # of every class
+        slots = Slots(None, track_ids=ids, idle=torch.zeros_like(ids), votes=none, next_id=count)
         return EfficientVISState(output_size, slots)
 
     def step(
@@ -189,19 +202,24 @@ class EfficientVIS(base.VideoMetaArch):
         layers, last = self.refiner(features, sizes, valid, queries, all_masks=False)
         outputs = {name: value[0] for name, value in layers[-1].items()}
         probs = self._class_probs(outputs["pred_logits"])  # (N, T, K)
-        scores, labels = probs.mean(dim=1).max(dim=1)
+        scores = probs.mean(dim=1).amax(dim=1)
+        votes = state.slots.votes + probs.sum(dim=1)
+        labels = votes.argmax(dim=1)
         masks = _choose_masks(outputs["pred_masks"], labels).float().sigmoid()  # (N, T, m, m)
         boxes = outputs["pred_boxes"]
-        keep = self._keep(probs, labels, masks, boxes, scores, sizes[0])
         summary = ClipSummary(
             initial=self.refiner.init_query.weight,
             queries=last[0],
             scores=scores,
+            votes=votes,
             ends=self._ends(boxes, masks, labels, scores, sizes[0]),
         )
         ids, slots = self.identity.update(state.slots, summary)
-        tracks = self._finish(probs, boxes, masks, ids, keep, images, state.output_size)
-        return tracks, EfficientVISState(state.output_size, slots)
+        found = Instances(state.output_size, track_ids=ids, probs=probs, boxes=boxes, masks=masks)
+        found.shown = self._shown(probs, labels)
+        if self.duplicate_iou < 1:
+            found = found[~_duplicates(masks, boxes, scores, sizes[0], self.duplicate_iou)]
+        return self._finish(found, images), EfficientVISState(state.output_size, slots)
 
     @property
     def refiner_levels(self) -> List[str]:
@@ -213,21 +231,10 @@ class EfficientVIS(base.VideoMetaArch):
             return logits.float().softmax(-1)[..., :-1]
         return logits.float().sigmoid()
 
-    def _keep(
-        self,
-        probs: Tensor,
-        labels: Tensor,
-        masks: Tensor,
-        boxes: Tensor,
-        scores: Tensor,
-        size: Tensor,
-    ) -> Tensor:
-        """Which slots show in which frames, (N, T) bool."""
+    def _shown(self, probs: Tensor, labels: Tensor) -> Tensor:
+        """In which frames the class (N,) of each slot is probable enough, (N, T) bool."""
         index = labels[:, None, None].expand(-1, probs.shape[1], 1)  # (N,) -> (N, T, 1)
-        keep = probs.gather(2, index)[..., 0] >= self.frame_score
-        if self.duplicate_iou < 1:
-            keep &= ~_duplicates(masks, boxes, scores, size, self.duplicate_iou)[:, None]
-        return keep
+        return probs.gather(2, index)[..., 0] >= self.frame_score
 
     def _ends(
         self, boxes: Tensor, masks: Tensor, labels: Tensor, scores: Tensor, size: Tensor
@@ -247,27 +254,20 @@ class EfficientVIS(base.VideoMetaArch):
         )
         return first, last
 
-    def _finish(
-        self,
-        probs: Tensor,
-        boxes: Tensor,
-        masks: Tensor,
-        ids: Tensor,
-        keep: Tensor,
-        images: ImageList,
-        output_size: Tuple[int, int],
-    ) -> Iterator[Instances]:
+    def _finish(self, found: Instances, images: ImageList) -> Iterator[Instances]:
         """Masks and boxes at output size, one frame at a time."""
+        output_size = found.image_size
         for t, (height, width) in enumerate(images.image_sizes):
-            shown = keep[:, t]
             result = Instances(output_size)
-            result.track_ids = ids[shown]
-            result.class_probs = probs[shown, t]
-            placed = Boxes(boxes[shown, t].clone())
+            result.track_ids = found.track_ids
+            result.class_probs = found.probs[:, t]
+            placed = Boxes(found.boxes[:, t].clone())
             placed.scale(output_size[1] / width, output_size[0] / height)
             result.pred_masks = finish_rois(
-                masks[shown, t], placed.tensor, output_size, self.mask_threshold
+                found.masks[:, t], placed.tensor, output_size, self.mask_threshold
             )
+            # A slot without a mask stays: its class probabilities count in the score.
+            result.pred_masks &= found.shown[:, t, None, None]  # (N,) -> (N, 1, 1)
             placed.clip(output_size)
             result.pred_boxes = placed
             yield result

@@ -38,12 +38,14 @@ class ClipSummary:
         initial: (N, C) queries that a video starts from.
         queries: (N, C), time mean of the final queries.
         scores: (N,) best mean class probability of each slot.
+        votes: (N, K) those of ``Slots`` plus the class probabilities of this clip's frames.
         ends: the first and the last frame; None where they are not needed.
     """
 
     initial: Tensor
     queries: Tensor
     scores: Tensor
+    votes: Tensor
     ends: Optional[Tuple[ClipEnds, ClipEnds]] = None
 
 
@@ -55,6 +57,8 @@ class Slots:
         queries: (N, C) for the next clip; None before the first.
         track_ids: (N,) int64, identity of each slot.
         idle: (N,) int64, clips in a row that showed background.
+        votes: (N, K), sums of the class probabilities in the frames that a slot's track had so
+            far; zeros, also (N, 1), where no track goes on in its slot.
         next_id: the id of the next new track.
         ends: last frame of the last clip, where links need it.
     """
@@ -62,6 +66,7 @@ class Slots:
     queries: Optional[Tensor]
     track_ids: Tensor
     idle: Tensor
+    votes: Tensor
     next_id: int
     ends: Optional[ClipEnds] = None
 
@@ -91,6 +96,7 @@ class SlotIdentity:
             queries=torch.where(again[:, None], clip.initial.to(clip.queries), clip.queries),
             track_ids=torch.where(again, fresh, slots.track_ids),
             idle=idle.masked_fill(again, 0),
+            votes=clip.votes.masked_fill(again[:, None], 0.0),
             next_id=slots.next_id + int(again.sum()),
         )
 
@@ -103,12 +109,14 @@ class HandcraftedLinks:
 
     Args:
         score: slots whose best mean class probability is below it are not linked.
+        affinity: pairs of slots that are less alike are not linked either.
     """
 
     needs_ends = True
 
-    def __init__(self, *, score: float) -> None:
+    def __init__(self, *, score: float, affinity: float) -> None:
         self.score = score
+        self.affinity = affinity
 
     def update(self, slots: Slots, clip: ClipSummary) -> Tuple[Tensor, Slots]:
         """Identities (N,) of a clip's slots, and the memory for the next clip."""
@@ -118,7 +126,10 @@ class HandcraftedLinks:
             rows = (slots.ends.scores >= self.score).nonzero()[:, 0]
             columns = (first.scores >= self.score).nonzero()[:, 0]
             affinity = _affinity(slots.ends, first)[rows][:, columns]
-            before, now = assign(-affinity)
+            # A pair below the gate is worth as much as none, whatever its affinity.
+            before, now = assign(-affinity.clamp(min=self.affinity))
+            alike = affinity[before, now] >= self.affinity
+            before, now = before[alike], now[alike]
             ids = slots.next_id + torch.arange(len(ids), device=ids.device)
             ids[columns[now]] = slots.track_ids[rows[before]]
             next_id += len(ids)

@@ -173,12 +173,16 @@ def mask_losses(
     """``loss_dice`` of present frames and ``loss_mask``, cross entropy of all real frames.
 
     Where the object is absent the target is an empty mask. Targets are cut out of the true masks
-    with the predicted box.
+    with the predicted box. Masks are ``pred_masks`` of all queries or ``matched_masks``, whose row
+    r belongs to the r-th pair.
     """
     logits, crops, shown = [], [], []
+    of_pairs = "matched_masks" in outputs
+    masks = outputs["matched_masks" if of_pairs else "pred_masks"]
     for b, (target, (queries, objects)) in enumerate(zip(targets, matches)):
         real = target.valid.expand(len(objects), -1)  # (m, T)
-        channel = _channels(outputs["pred_masks"][b], queries, target.labels[objects])
+        rows = torch.arange(len(queries), device=masks.device) if of_pairs else queries
+        channel = _channels(masks[b], rows, target.labels[objects])
         logits.append(channel[real])
         boxes = outputs["pred_boxes"][b, queries].detach()
         side = channel.shape[-1]
@@ -190,7 +194,7 @@ def mask_losses(
     common = (probs * truth).sum((1, 2))
     mass = (probs**2).sum((1, 2)) + (truth**2).sum((1, 2))
     dice = 1 - 2 * common / (mass + DICE_EPS)
-    nothing = outputs["pred_masks"].sum() * 0.0
+    nothing = masks.sum() * 0.0
     return {
         "loss_dice": (dice * present).sum() / number + nothing,
         "loss_mask": entropy.sum() / number + nothing,

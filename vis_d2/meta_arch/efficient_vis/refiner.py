@@ -6,8 +6,9 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vis_d2.modeling import Outputs
+from vis_d2.modeling import Match, Outputs
 
 from .stage import Stage, time_mean
 
@@ -26,6 +27,8 @@ class TrackletRefiner(nn.Module):
         prior: class probability everywhere at the start of training; None where the class loss
             is a softmax.
         max_frames: learn a position in the clip for clips of up to this many frames; 0: none.
+        masks_of_pairs: in training masks wait for the matching, and only queries that have an
+            object get one.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class TrackletRefiner(nn.Module):
         channels: int,
         prior: Optional[float],
         max_frames: int = 0,
+        masks_of_pairs: bool = False,
     ) -> None:
         super().__init__()
         self.init_query = nn.Embedding(num_queries, channels)
@@ -47,6 +51,7 @@ class TrackletRefiner(nn.Module):
         self.box_pooler, self.mask_pooler = poolers
         self.in_features = list(in_features)
         self.position = nn.Embedding(max_frames, channels) if max_frames else None
+        self.masks_of_pairs = masks_of_pairs
         self._reset(prior)
 
     def _reset(self, prior: Optional[float]) -> None:
@@ -78,7 +83,8 @@ class TrackletRefiner(nn.Module):
             sizes: (B, 4) float, width, height, width, height of the frames without padding.
             valid: (B, T) bool, real frames.
             queries: (B, N, C) of the clip before; None: the learned ones.
-            all_masks: make masks in every stage, as training needs; otherwise in the last.
+            all_masks: make masks in every stage, as training needs (with ``masks_of_pairs`` in
+                none: ``add_masks`` does); otherwise in the last.
 
         Returns:
             Outputs of every stage (see ``Stage``) with ``size``, and the mean of the final
@@ -102,11 +108,38 @@ class TrackletRefiner(nn.Module):
                 x,
                 boxes.detach() if layers else boxes,
                 valid,
-                masks=all_masks or last,
+                masks=not self.masks_of_pairs if all_masks else last,
             )
             boxes = outputs["pred_boxes"]
             layers.append({**outputs, "size": sizes})
         return layers, time_mean(x, valid)
+
+    def add_masks(
+        self,
+        number: int,
+        outputs: Outputs,
+        features: List[Tensor],
+        valid: Tensor,
+        matches: List[Match],
+    ) -> Outputs:
+        """Make the masks of the queries that have an object.
+
+        Args:
+            number: of the stage, from 0.
+            outputs: of that stage, without masks.
+            features: as for ``forward``.
+            valid: as for ``forward``.
+            matches: of each clip.
+
+        Returns:
+            The outputs with ``matched_masks``, (B, m, T, 1 or K, s, s) logits: row r belongs to the
+            r-th pair of its clip. Clips with fewer pairs are filled up; m is at least 1, so that
+            every worker has a gradient for every parameter.
+        """
+        most = max(1, *(len(queries) for queries, _ in matches))
+        chosen = torch.stack([F.pad(queries, (0, most - len(queries))) for queries, _ in matches])
+        made = self.stages[number].masks_of(self.mask_pooler, features, outputs, valid, chosen)
+        return {**outputs, "matched_masks": made}
 
 
 def _to_xyxy(boxes_cxcywh: Tensor) -> Tensor:

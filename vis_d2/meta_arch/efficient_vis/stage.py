@@ -3,6 +3,7 @@
 import math
 from typing import Callable, Dict, List, Tuple
 
+import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
@@ -112,7 +113,8 @@ class Stage(nn.Module):
 
         Returns:
             ``pred_logits`` (B, N, T, K), ``pred_boxes`` (B, N, T, 4), not clipped to the frame, and
-            ``pred_masks`` (B, N, T, 1 or K, 2m, 2m) logits; and the new queries (B, N, T, C).
+            ``pred_masks`` (B, N, T, 1 or K, 2m, 2m) logits or, without masks, ``attended``
+            (B, N, T, C), of which ``masks_of`` makes them; and the new queries (B, N, T, C).
         """
         attended = self.attention(queries, valid)
         num_queries = queries.shape[1]
@@ -131,15 +133,52 @@ class Stage(nn.Module):
             "pred_boxes": refined.view(boxes.shape),
         }
         if masks:
-            boxes = outputs["pred_boxes"].detach()
-            make = self._make_masks
-            run: Callable[..., Tensor] = (
-                checkpointed(make, self.mask_head) if self.recompute_masks else make
-            )
-            made = run(poolers[1], features, boxes, seen, alive)
-            outputs["pred_masks"] = _clip_first(made, len(queries))
+            boxes = outputs["pred_boxes"]
+            outputs["pred_masks"] = self._run_masks(poolers[1], features, boxes, seen, alive)
+        else:
+            outputs["attended"] = attended
         # Only what the next stage gets is shared: boxes must be able to move from frame to frame.
         return outputs, time_mean(x, valid)[:, :, None].expand_as(x) if self.shared else x
+
+    def masks_of(
+        self,
+        pooler: ROIPooler,
+        features: List[Tensor],
+        outputs: Dict[str, Tensor],
+        valid: Tensor,
+        chosen: Tensor,
+    ) -> Tensor:
+        """Masks of some queries, from what ``forward`` answered without masks.
+
+        Args:
+            pooler: of the masks.
+            features: as for ``forward``.
+            outputs: of ``forward``.
+            valid: (B, T) bool, real frames.
+            chosen: (B, m) int64, queries of each clip.
+
+        Returns:
+            (B, m, T, 1 or K, 2m, 2m) logits.
+        """
+        clips = torch.arange(len(chosen), device=chosen.device)[:, None]  # (B,) -> (B, 1)
+        boxes, queries = (outputs[name][clips, chosen] for name in ("pred_boxes", "attended"))
+        # (B, T) -> (T, B * m)
+        alive = _time_first(valid[:, None].expand(-1, chosen.shape[1], -1))
+        return self._run_masks(pooler, features, boxes, _time_first(queries), alive)
+
+    def _run_masks(
+        self,
+        pooler: ROIPooler,
+        features: List[Tensor],
+        boxes: Tensor,
+        queries: Tensor,
+        alive: Tensor,
+    ) -> Tensor:
+        """Boxes (B, n, T, 4), queries (T, B * n, C) and alive (T, B * n) to (B, n, T, ...)."""
+        make: Callable[..., Tensor] = self._make_masks
+        if self.recompute_masks:
+            make = checkpointed(make, self.mask_head)
+        return _clip_first(make(pooler, features, boxes.detach(), queries, alive), len(boxes))
 
     def _make_masks(
         self,
