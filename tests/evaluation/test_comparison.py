@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from small_files import LEFT, RIGHT, SIZE, annotation, box, result
 
 from vis_d2.evaluation import comparison
-from vis_d2.evaluation.comparison import Rules, VideoJob, compare
+from vis_d2.evaluation.comparison import Rules, VideoJob, _descending, batched, compare
 from vis_d2.evaluation.tracks import Video, entries_by_video
 
 
@@ -45,9 +47,36 @@ def test_a_fault_names_its_place():
     assert "video 1, result 0" in fault and "[3, 3]" in fault
 
 
+def test_videos_are_taken_together_until_they_have_enough_masks(monkeypatch):
+    monkeypatch.setattr(comparison, "_MASKS_PER_BATCH", 4)  # a video has three
+    videos = jobs(5)
+    assert batched(videos) == [videos[:2], videos[2:4], videos[4:]]
+    assert batched([]) == []
+
+
+def test_a_fault_in_a_video_leaves_the_others_of_its_batch():
+    compared = compare([*jobs(), *jobs(bad=True)], RULES)
+    assert len(compared.faults) == 1 and len(compared.truths) == 1
+    assert compared.ious[1, 1].tolist() == [[1.0], [0.5]]
+
+
+SCORES = st.one_of(st.floats(), st.integers(-3, 3), st.integers(2**60, 2**60 + 3))
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@example([float("nan"), 1.0, 2.0, float("nan"), 0.5])
+@example([0.0, 2**60, 2**60 + 1])
+@given(st.lists(SCORES, max_size=6))
+def test_scores_are_ordered_as_numpy_does(scores):
+    expected = np.argsort([-score for score in scores], kind="mergesort").tolist()
+    assert _descending(scores) == expected
+
+
+@pytest.mark.parametrize("batch", [1, 100])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_number_of_processes_changes_nothing(monkeypatch, processes):
+def test_processes_and_batches_change_nothing(monkeypatch, processes, batch):
     monkeypatch.setattr(comparison, "_MASKS_PER_PROCESS", 4)
+    monkeypatch.setattr(comparison, "_MASKS_PER_BATCH", batch)
     compared = compare(jobs(6), RULES, processes)
     assert sorted(compared.ious) == [(v, 1) for v in range(1, 7)]
     assert all(np.array_equal(iou, [[1.0], [0.5]]) for iou in compared.ious.values())

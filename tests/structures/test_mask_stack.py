@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vis_d2.structures import mask_stack, rle
-from vis_d2.structures.mask_stack import read_stack
+from vis_d2.structures.mask_stack import join_stacks, read_stack
 
 SIZE = (7, 9)
 
@@ -32,7 +32,7 @@ def test_runs_and_areas_are_those_of_the_pixels(monkeypatch, chunk):
         assert set(runs[len(edges) :]) <= {(mask.size, mask.size)}
 
 
-def test_columns_and_subsets_are_those_of_the_pixels():
+def test_columns_are_those_of_the_pixels():
     masks, counts = random_counts(6, seed=1)
     counts.append("o1")  # 63 pixels of background: an empty mask
     stack, valid, _ = read_stack(counts, SIZE)
@@ -40,12 +40,15 @@ def test_columns_and_subsets_are_those_of_the_pixels():
     columns = [np.flatnonzero(mask.any(axis=0)) for mask in masks]
     assert stack.columns()[0].tolist() == [c[0] for c in columns] + [SIZE[1]]
     assert stack.columns()[1].tolist() == [c[-1] + 1 for c in columns] + [0]
-    for keep in ([True] * 7, [False] * 7, [False, True, True, False, True, False, True]):
-        part = stack.subset(np.array(keep))
-        kept = [string for string, flag in zip(counts, keep) if flag]
-        expected = read_stack(kept, SIZE)[0]
-        for name in ("begins", "ends", "offsets", "areas"):
-            assert getattr(part, name).tolist() == getattr(expected, name).tolist()
+
+
+def test_joined_stacks_are_those_of_all_masks():
+    _, counts = random_counts(6, seed=1)
+    whole = read_stack(counts, SIZE)[0]
+    parts = [read_stack(counts[place], SIZE)[0] for place in (slice(4), slice(0), slice(4, 6))]
+    for name in ("begins", "ends", "offsets", "areas"):
+        assert getattr(join_stacks(parts), name).tolist() == getattr(whole, name).tolist()
+    assert join_stacks([whole]) is whole
 
 
 def test_a_mask_that_does_not_fill_its_frame_is_not_valid():

@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from vis_d2.structures import span_tables
 from vis_d2.structures import tube_iou as module
+from vis_d2.structures.mask_stack import read_stack
 from vis_d2.structures.rle import tube_iou
+from vis_d2.structures.tube_iou import StackedTubes, stacked_tube_ious
 
 Mask = Optional[np.ndarray]
 
@@ -121,3 +124,51 @@ def test_strict_refuses_what_cannot_be_compared() -> None:
     (turned,) = compress_all([[np.ones((3, 2), bool)]])
     with pytest.raises(ValueError, match=r"differ in size: \[\(2, 3\), \(3, 2\)\]"):
         tube_iou([one], [turned])
+
+
+def stacked(tubes: List[List[Mask]], shape, groups, iscrowd) -> StackedTubes:
+    masks = [mask for tube in compress_all(tubes) for mask in tube]
+    stack = read_stack([mask["counts"] for mask in masks if mask], shape)[0]
+    present = np.array([mask is not None for mask in masks]).reshape(len(tubes), -1)
+    return StackedTubes(stack, present, groups, iscrowd)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_videos_of_any_size_and_length_compared_together(seed: int) -> None:
+    """Two groups in each, of which one may be empty on a side; flags in some."""
+    rng = np.random.default_rng(seed)
+    videos, wanted = [], []
+    for _ in range(int(rng.integers(0, 4))):
+        shape = [(9, 12), (9, 12), (11, 7)][rng.integers(3)]
+        tubes = random_tubes(rng, 8, [int(rng.integers(1, 6))], [shape])
+        ends = np.sort(rng.integers(0, 9, 3))
+        sides = [part.tolist() for part in np.split(rng.permutation(8), ends)]
+        groups = [(sides[0], sides[1]), (sides[2], sides[3])]
+        flags = [rng.integers(0, 2, len(gt)).tolist() for _, gt in groups]
+        iscrowd = [crowd if rng.random() < 0.5 else None for crowd in flags]
+        videos.append(stacked(tubes, shape, groups, iscrowd))
+        for (dt, gt), crowd in zip(groups, iscrowd):
+            one, other = ([tubes[i] for i in side] for side in (dt, gt))
+            wanted.append(expected(one, other, crowd).reshape(len(dt), len(gt)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PAIRS_PER_BLOCK", int(rng.choice([1, 40, 1 << 16])))
+        found = [iou for ious in stacked_tube_ious(videos) for iou in ious]
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_only_groups_with_fragmented_masks_are_left_to_the_walk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(span_tables, "_COLUMNS_PER_TABLE", 4)
+    comb, plain = np.zeros((60, 4), bool), np.ones((60, 4), bool)
+    comb[::2] = True
+    groups = [([0], [1]), ([2], [3])]
+    tubes = [[plain] * 2, [plain, comb], [plain] * 2, [plain] * 2]  # one mask is enough
+    video = stacked(tubes, (60, 4), groups, [None, None])
+    ((of_comb, of_plain),) = stacked_tube_ious([video])
+    assert of_comb is None and of_plain.tolist() == [[1.0]]
+    many = compress_all([[plain] * 50, [comb] * 50])  # enough for the stack
+    assert tube_iou(many[:1], many[1:]).tolist() == [[0.5]]

@@ -45,16 +45,17 @@ class MaskStack:
         last = (self.ends[starts + np.maximum(amounts - 1, 0)] - 1) // height
         return np.where(amounts, first, np.int32(width)), np.where(amounts, last + 1, np.int32(0))
 
-    def subset(self, keep: np.ndarray) -> "MaskStack":
-        """The masks where ``keep``, (n,) bool."""
-        edges = np.flatnonzero(np.diff(keep, prepend=False, append=False))
-        places = [slice(*pair) for pair in self.offsets[edges].reshape(-1, 2).tolist()]
-        begins, ends = (
-            np.concatenate([runs[:0], *(runs[place] for place in places)])
-            for runs in (self.begins, self.ends)
-        )
-        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[keep])])
-        return MaskStack(self.size, begins, ends, offsets, self.areas[keep])
+
+def join_stacks(stacks: Sequence[MaskStack]) -> MaskStack:
+    """The masks of several stacks of the same size, at least one, in a single one."""
+    if len(stacks) == 1:
+        return stacks[0]
+    begins, ends, areas = (
+        np.concatenate([getattr(stack, name) for stack in stacks])
+        for name in ("begins", "ends", "areas")
+    )
+    amounts = np.concatenate([np.diff(stack.offsets) for stack in stacks])
+    return MaskStack(stacks[0].size, begins, ends, np.append(0, np.cumsum(amounts)), areas)
 
 
 def read_stack(

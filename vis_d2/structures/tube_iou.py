@@ -1,14 +1,13 @@
 """Space-time IoU of tubes, a tube being one object's masks over the frames of a video."""
 
-from itertools import accumulate
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .column_sheets import column_sheets, common_pixels
-from .mask_stack import MaskStack, read_stack
+from .mask_stack import MaskStack, join_stacks, read_stack
 from .rle_counts import RLE, areas
+from .span_tables import common_pixels, cut_at_columns
 
 Tube = Sequence[Optional[RLE]]
 Cell = Tuple[int, int, RLE]  # index of the tube, frame, mask
@@ -18,8 +17,6 @@ _PAIRS_PER_CALL = 2000
 # Pairs of masks that are looked at in numpy at once; with few masks it does not pay.
 _PAIRS_PER_BLOCK = 1 << 16
 _FEW_MASKS = 64
-# Masks that meet no other are left out if they are more than the rest of this share.
-_WORTHWHILE = 0.75
 
 
 def tube_iou(
@@ -60,93 +57,126 @@ def tube_iou(
     if len(sizes) == len(lengths) == 1 and len(present) > _FEW_MASKS:
         stack = read_stack([rle["counts"] for rle in present], sizes.pop())[0]
         seen = np.array([r is not None for tubes in (dt, gt) for tube in tubes for r in tube])
-        tubes = list(range(len(dt))), list(range(len(dt), len(dt) + len(gt)))
-        (iou,) = stacked_tube_ious(stack, seen.reshape(-1, lengths.pop()), [tubes], [iscrowd])
+        group = list(range(len(dt))), list(range(len(dt), len(dt) + len(gt)))
+        video = StackedTubes(stack, seen.reshape(-1, lengths.pop()), [group], [iscrowd])
+        ((iou,),) = stacked_tube_ious([video])
         if iou is not None:
             return iou
     return _walked_tube_iou(dt, gt, iscrowd, len(sizes) < 2)
 
 
-def stacked_tube_ious(
-    stack: MaskStack,
-    present: np.ndarray,
-    groups: Sequence[Group],
-    iscrowd: Sequence[Optional[Sequence[int]]],
-) -> List[Optional[np.ndarray]]:
-    """The same for several groups of tubes of a video, whose masks have been read.
+class StackedTubes(NamedTuple):
+    """The tubes of a video, whose masks have been read.
 
-    Args:
+    Attributes:
         stack: the masks of all tubes, tube by tube.
         present: (n, T) bool, in which frames the tubes have one.
-        groups: for each the indices of detections and of truths; no tube is in two groups.
+        groups: which are compared: indices of detections and of truths.
         iscrowd: for each group as in :func:`tube_iou`.
+    """
+
+    stack: MaskStack
+    present: np.ndarray
+    groups: Sequence[Group]
+    iscrowd: Sequence[Optional[Sequence[int]]]
+
+
+def stacked_tube_ious(videos: Sequence[StackedTubes]) -> List[List[Optional[np.ndarray]]]:
+    """The same for the tubes of several videos.
 
     Returns:
-        For each group (D, G) float64; None where :func:`tube_iou` is faster.
+        For each video and group (D, G) float64; None where :func:`tube_iou` is faster.
     """
-    tube_areas = np.zeros(present.shape, np.int64)
-    tube_areas[present] = stack.areas
-    totals = tube_areas.sum(axis=1)
-    result: List[Optional[np.ndarray]] = []
-    for group, common, crowd in zip(groups, _common_pixels(stack, present, groups), iscrowd):
-        dt_total, gt_total = totals[list(group[0]), None], totals[list(group[1])]
-        result.append(None if common is None else _ratio(common, dt_total, gt_total, crowd))
+    places: Dict[Tuple[int, int], List[int]] = {}
+    for place, video in enumerate(videos):
+        places.setdefault(video.stack.size, []).append(place)
+    result: List[List[Optional[np.ndarray]]] = [[] for _ in videos]
+    for same_size in places.values():
+        chosen = [videos[place] for place in same_size]
+        for place, ious in zip(same_size, _ious_of_one_size(chosen)):
+            result[place] = ious
     return result
 
 
+def _ious_of_one_size(videos: Sequence[StackedTubes]) -> Iterator[List[Optional[np.ndarray]]]:
+    stack = join_stacks([video.stack for video in videos])
+    number = _numbers(videos)
+    # One more for absent masks, which has no pixels.
+    totals = np.append(stack.areas, 0)[number].sum(axis=1)
+    tubes = np.cumsum([0] + [len(video.present) for video in videos]).tolist()
+    pairs = [
+        (first + i, first + j)
+        for first, video in zip(tubes, videos)
+        for dt, gt in video.groups
+        for i in dt
+        for j in gt
+    ]
+    dt, gt = np.array(pairs, np.int64).reshape(-1, 2).T
+    common = _common_pixels(stack, number, dt, gt)
+    ratios = _ratio(common, totals[dt], totals[gt], _crowd_of_pairs(videos))
+    fragmented = (common < 0).any()
+    stop = 0
+    for video in videos:
+        ious: List[Optional[np.ndarray]] = []
+        for d, g in video.groups:
+            part, stop = slice(stop, stop + len(d) * len(g)), stop + len(d) * len(g)
+            unknown = fragmented and (common[part] < 0).any()
+            ious.append(None if unknown else ratios[part].reshape(len(d), len(g)))
+        yield ious
+
+
+def _crowd_of_pairs(videos: Sequence[StackedTubes]) -> Optional[List[int]]:
+    """The flag of each pair of tubes; None if there are none."""
+    groups = [both for video in videos for both in zip(video.groups, video.iscrowd)]
+    if all(crowd is None for _, crowd in groups):
+        return None
+    return [
+        flag
+        for (dt, gt), crowd in groups
+        for _ in dt
+        for flag in (crowd if crowd is not None else [0] * len(gt))
+    ]
+
+
+def _numbers(videos: Sequence[StackedTubes]) -> np.ndarray:
+    """(n, T) places of the masks of all tubes in the joined stack, -1 where absent."""
+    longest = max(video.present.shape[1] for video in videos)
+    number = np.full((sum(len(video.present) for video in videos), longest), -1, np.int64)
+    tube = mask = 0
+    for video in videos:
+        rows = number[tube : tube + len(video.present), : video.present.shape[1]]
+        rows[video.present] = np.arange(mask, mask + len(video.stack))
+        tube, mask = tube + len(video.present), mask + len(video.stack)
+    return number
+
+
 def _common_pixels(
-    stack: MaskStack, present: np.ndarray, groups: Sequence[Group]
-) -> List[Optional[np.ndarray]]:
-    """(D, G) int64 for each group; None for all if there are fragmented masks."""
-    dt = np.array([i for d, g in groups for i in d for _ in g], np.int64)
-    gt = np.array([j for d, g in groups for _ in d for j in g], np.int64)
-    if not len(dt) or not len(stack):
-        return [np.zeros((len(d), len(g)), np.int64) for d, g in groups]
-    number = np.full(present.shape, -1, np.int64)  # place of each mask in the stack
-    number[present] = np.arange(len(stack))
-    pair, i, j = _meetings(stack, number, dt, gt)
-    keep = np.zeros(len(stack), bool)
-    keep[i] = keep[j] = True
-    place = np.arange(len(stack))
-    if np.count_nonzero(keep) < _WORTHWHILE * len(stack):
-        stack, place = stack.subset(keep), np.cumsum(keep) - 1
-    sheets = column_sheets(stack)
-    total = np.zeros(len(dt), np.int64)
-    for start in range(0, len(pair), _PAIRS_PER_BLOCK):
-        block = slice(start, start + _PAIRS_PER_BLOCK)
-        pixels = common_pixels(sheets, place[i[block]], place[j[block]])
-        if pixels is None:
-            return [None] * len(groups)
-        # The floats of bincount hold sums of integers exactly up to 2**53.
-        total += np.bincount(pair[block], pixels, len(dt)).astype(np.int64)
-    shapes = [(len(d), len(g)) for d, g in groups]
-    stops = list(accumulate(d * g for d, g in shapes))
-    return [total[stop - d * g : stop].reshape(d, g) for stop, (d, g) in zip(stops, shapes)]
-
-
-def _meetings(
     stack: MaskStack, number: np.ndarray, dt: np.ndarray, gt: np.ndarray
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where two tubes are in the same columns of the same frame.
+) -> np.ndarray:
+    """Pixels that pairs of tubes share.
 
     Args:
         stack: the masks.
         number: (n, T) the places of those of the tubes, -1 where absent.
-        dt, gt: (P,) the tubes that are compared.
+        dt, gt: (P,) the tubes.
 
     Returns:
-        The pair of tubes, the mask of its detection and that of its truth, each (M,).
+        (P,) int64; negative where some of the masks are too fragmented.
     """
-    x0, x1 = (np.append(x, x.dtype.type(0)) for x in stack.columns())  # last: an absent mask
-    found: List[np.ndarray] = []
-    step = max(1, _PAIRS_PER_BLOCK // len(dt))
+    columns = stack.columns()
+    x0, x1 = (np.append(x, x.dtype.type(0)) for x in columns)  # last: an absent mask
+    stack = cut_at_columns(stack)
+    total, fragmented = np.zeros(len(dt), np.int64), np.zeros(len(dt), bool)
+    step = max(1, _PAIRS_PER_BLOCK // max(1, len(dt)))
     for t in range(0, number.shape[1], step):
         block = number[:, t : t + step]
         low, high = x0[block], x1[block]
-        meet = (low[dt] < high[gt]) & (low[gt] < high[dt])
-        pair, frame = np.nonzero(meet)
-        found.append(np.stack([pair, block[dt[pair], frame], block[gt[pair], frame]]))
-    return tuple(np.concatenate(found, axis=1))
+        pair, frame = np.nonzero((low[dt] < high[gt]) & (low[gt] < high[dt]))
+        pixels = common_pixels(stack, columns, block[dt[pair], frame], block[gt[pair], frame])
+        # The floats of bincount hold sums of integers exactly up to 2**53.
+        total += np.bincount(pair, pixels, len(dt)).astype(np.int64)
+        fragmented[pair[pixels < 0]] = True
+    return np.where(fragmented, -1, total)
 
 
 def _ratio(

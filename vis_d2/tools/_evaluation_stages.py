@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from vis_d2.evaluation.comparison import Rules, VideoJob, compare, tube_ious
+from vis_d2.evaluation.comparison import Ious, Rules, VideoJob, batched, compare, tube_ious
 from vis_d2.evaluation.processes import forked_map
 from vis_d2.evaluation.results import collection_paused, read_json, read_results
 from vis_d2.evaluation.tracks import Reading, entries_by_video, read_masks_of, read_videos
@@ -47,8 +47,8 @@ def time_fast(paths: Sequence[str], repeat: int, processes: int) -> Timed:
     timed.update(_best_of({BOTH: lambda: len(compare(jobs, RULES, processes).found)}, repeat))
     if processes == 1:
         timed.update(_best_of({READ: lambda: len([_read(job) for job in jobs])}, repeat))
-    pairs = [(job, _read(job)) for job in jobs]
-    timed.update(_best_of({IOU: lambda: _flat(forked_map(_ious, pairs, processes))}, repeat))
+    batches = [[(job, _read(job)) for job in batch] for batch in batched(jobs)]
+    timed.update(_best_of({IOU: lambda: _flat(forked_map(_ious, batches, processes))}, repeat))
     return timed
 
 
@@ -91,12 +91,12 @@ def _read(job: VideoJob) -> Reading:
     return read_masks_of([*job.truths, *job.found], job.video, RULES.strict)
 
 
-def _ious(pair: Tuple[VideoJob, Reading]) -> Dict[Tuple[int, int], np.ndarray]:
-    return tube_ious(*pair, RULES)
+def _ious(videos: Sequence[Tuple[VideoJob, Reading]]) -> Ious:
+    return tube_ious(videos, RULES)
 
 
 def _flat(parts: Any) -> np.ndarray:
-    ious: Dict[Tuple[int, int], np.ndarray] = {}
+    ious: Ious = {}
     for part in parts:
         ious.update(part)
     return np.concatenate([ious[cell].ravel() for cell in sorted(ious)])
