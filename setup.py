@@ -24,6 +24,7 @@ REQUIRES = [
     "av>=12",
     "scipy>=1.8",
     "tqdm>=4.60",
+    "timm>=1.0.8",
 ]
 # What detectron2 imports beyond these; its wheel from dev/ is installed without dependencies.
 DETECTRON2_REQUIRES = [

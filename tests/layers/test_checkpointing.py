@@ -1,12 +1,13 @@
 """Recomputing activations changes the memory, and nothing else."""
 
+import copy
 from typing import Any, Callable, List, Tuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vis_d2.layers import checkpointed
+from vis_d2.layers import checkpointed, frozen_statistics, recompute_blocks
 
 
 def make_block(momentum: Any = 0.1) -> nn.Sequential:
@@ -136,3 +137,74 @@ def test_activations_are_not_stored():
     # Six layers keep maps of the size of the output, 3 * 4 * 6 * 6.
     assert plain >= 6 * 432
     assert stored(checkpointed(block, block), x) <= x.numel()
+
+
+class Twice(nn.Module):
+    """A block of two layers, as those that networks have lists of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+
+    def forward(self, x: Tensor, *, factor: float = 1.0) -> Tensor:
+        self.passes = getattr(self, "passes", 0) + 1
+        return factor * self.layers(x)
+
+
+class Stages(nn.Module):
+    """Blocks in a list of lists, a block that stands alone, a layer in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stages = nn.ModuleList([nn.ModuleList([Twice(), Twice()]), nn.Sequential(Twice())])
+        self.neck = Twice()
+        self.heads = nn.ModuleList([nn.Linear(3, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.stages[0]:
+            x = block(x, factor=2.0)
+        return self.heads[0](self.neck(self.stages[1](x)))
+
+
+def test_blocks_pass_twice_and_give_the_same_under_the_same_names():
+    plain, net = Stages(), Stages()
+    recompute_blocks(net)
+    assert list(net.state_dict()) == list(plain.state_dict())
+    x = torch.randn(2, 3)
+    for model in (plain, net):
+        model(x).sum().backward()
+    for (name, expected), found in zip(plain.named_parameters(), net.parameters()):
+        assert torch.equal(found.grad, expected.grad), name
+    blocks = [*net.stages[0], net.stages[1][0]]
+    assert [block.passes for block in blocks] == [2, 2, 2] and net.neck.passes == 1
+    assert {type(m).__name__ for m in blocks} == {"Twice"}
+
+
+def test_a_copy_of_recomputed_blocks_has_its_own_weights():
+    net = Stages()
+    recompute_blocks(net)
+    twin = copy.deepcopy(net)
+    nn.init.zeros_(twin.stages[0][0].layers[0].weight)
+    x = torch.randn(2, 3)
+    assert not torch.equal(twin(x), net(x))
+    assert torch.equal(net(x), Stages()(x))
+
+
+def test_a_network_without_blocks_is_an_error():
+    with pytest.raises(ValueError, match="Linear has no lists of blocks"):
+        recompute_blocks(nn.Linear(2, 2))
+
+
+def test_batches_seen_with_frozen_statistics_leave_no_trace():
+    norm = nn.BatchNorm2d(2)
+    norm(batch(1))
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with frozen_statistics(norm):
+        found = norm(batch(2))
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    # It is still normalised by its own mean and deviation.
+    torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+    norm(batch(2))
+    assert norm.num_batches_tracked == 2 and norm.momentum == 0.1
+    assert not torch.equal(norm.running_mean, before["running_mean"])

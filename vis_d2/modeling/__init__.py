@@ -1,7 +1,13 @@
 """Detection parts that several systems can use. Importing the package registers its backbones."""
 
-from .backbone import build_resnet_fpn_p5_backbone
+from .backbone import (
+    TimmBackbone,
+    build_resnet_fpn_p5_backbone,
+    build_timm_backbone,
+    clip_features,
+)
 from .classes import num_classes
+from .clip_linker import ClipLinker, ClipTracks, LinkedFrame, LinkerMemory
 from .fcos import FCOSDetector, FCOSHead, FCOSOutputs, LocationGrid, conv_block, flatten_maps
 from .fcos_criterion import FCOSCriterion, Positives
 from .iteration import current_iteration
@@ -11,20 +17,27 @@ from .set_criterion import Completion, LossFn, SetCriterion
 
 __all__ = [
     "Completion",
+    "ClipLinker",
+    "ClipTracks",
     "CostFn",
     "FCOSCriterion",
     "FCOSDetector",
     "FCOSHead",
     "FCOSOutputs",
+    "LinkedFrame",
+    "LinkerMemory",
     "LocationGrid",
     "LossFn",
     "Match",
     "Outputs",
     "Positives",
     "SetCriterion",
+    "TimmBackbone",
     "assign",
     "box_log_loss",
     "build_resnet_fpn_p5_backbone",
+    "build_timm_backbone",
+    "clip_features",
     "conv_block",
     "flatten_maps",
     "current_iteration",
