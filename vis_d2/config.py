@@ -12,14 +12,20 @@ def add_common_config(cfg: CN) -> None:
         cfg: a config made by ``detectron2.config.get_cfg()``; detectron2's defaults stay untouched.
     """
     _add_input_keys(cfg)
+    _add_pseudo_clip_keys(cfg)
     _add_test_keys(cfg)
     _add_solver_keys(cfg)
+
+    # How often a clip is drawn from each set of DATASETS.TRAIN, as in (1.0, 1.0) for as many images
+    # as videos; positive numbers in the order of the names. Empty: every video equally often.
+    cfg.DATASETS.TRAIN_RATIO = ()
 
     cfg.MODEL.VIS = CN()
     # Number of object classes. -1: taken from the metadata of the first training (or test) set.
     cfg.MODEL.VIS.NUM_CLASSES = -1
     # Allow MODEL.WEIGHTS to be a pickle (.pkl). A pickle runs code when it is loaded.
     cfg.MODEL.VIS.ALLOW_PICKLE = False
+    _add_timm_keys(cfg)
 
 
 def _add_input_keys(cfg: CN) -> None:
@@ -27,10 +33,11 @@ def _add_input_keys(cfg: CN) -> None:
     # Frames of one training clip, >= 1.
     cfg.INPUT.CLIP.NUM_FRAMES = 2
     # Which frames: KeyReference | AdjacentPair | Window | Neighbours | AllFrames | ClipPair
-    # (two clips of one video, of NUM_FRAMES frames each).
+    # (two clips of one video, of NUM_FRAMES frames each) | CyclicWindow (frame 0 follows the last)
+    # | Past (a frame after those before it).
     cfg.INPUT.CLIP.SAMPLER = "AdjacentPair"
     # Largest distance in frames between the key frame and the others (of a ClipPair: from the end
-    # of one clip to the start of the other).
+    # of one clip to the start of the other; of Past: from frame to frame, always).
     cfg.INPUT.CLIP.RANGE = 1
     # k >= 1: clips are drawn as if a video had every k-th frame only, the first of them one of its
     # first k; 4 turns 6 frames per second into 1.5.
@@ -44,6 +51,58 @@ def _add_input_keys(cfg: CN) -> None:
     # Probability, in [0, 1], that a training clip without any object is used; otherwise another one
     # of the video is drawn, up to ten times.
     cfg.INPUT.CLIP.KEEP_EMPTY = 1.0
+
+
+def _add_timm_keys(cfg: CN) -> None:
+    # The backbone "build_timm_backbone" of MODEL.BACKBONE.NAME.
+    cfg.MODEL.TIMM = CN()
+    # A name of timm.list_models(), with the tag of its weights if not the default ones.
+    cfg.MODEL.TIMM.NAME = "resnet50"
+    # Maps to give: "res2" has stride 4, "res5" stride 32 (2 to the power of the number), whatever
+    # the model calls its stages. []: all that the model has.
+    cfg.MODEL.TIMM.OUT_FEATURES = []
+    # Start from timm's weights: from its cache, or downloaded. False: random until MODEL.WEIGHTS.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # Start from this .safetensors file (of the whole classifier, as timm publishes it) instead.
+    cfg.MODEL.TIMM.WEIGHTS_FILE = ""
+    # Freeze all that map res{FREEZE_AT} depends on: 2 is the stem and the stage of stride 4, as in
+    # MODEL.BACKBONE.FREEZE_AT, which has no effect here. 0: nothing.
+    cfg.MODEL.TIMM.FREEZE_AT = 0
+    # In the place of batch normalisation: "" or "BN" (stays), "FrozenBN", "SyncBN" or "GN".
+    cfg.MODEL.TIMM.NORM = ""
+    # Probability that the last block is skipped in training (falling to 0 at the first), in [0, 1).
+    cfg.MODEL.TIMM.DROP_PATH = 0.0
+    # Recompute each block's activations in the backward pass: less memory, a third more time.
+    cfg.MODEL.TIMM.RECOMPUTE = False
+    # Further arguments of the model, by timm's names: {depths: [1, 1, 2, 1]}. In a file only.
+    cfg.MODEL.TIMM.ARGS = CN(new_allowed=True)
+
+
+def _add_pseudo_clip_keys(cfg: CN) -> None:
+    """How an annotated image becomes a training clip: what is drawn for each copy of it."""
+    node = cfg.INPUT.PSEUDO_CLIP = CN()
+    # Turned about the centre by an angle in [-r, r], degrees.
+    node.ROTATION = 10.0
+    # Enlarged about the centre by a factor in [low, high].
+    node.SCALE = (0.8, 1.2)
+    # Moved by [-s, s] of the width and of the height.
+    node.SHIFT = 0.1
+    # Each corner moves by [-p, p] of the width and of the height, 0 <= p < 0.25.
+    node.PERSPECTIVE = 0.0
+    # Probability of a motion blur in a random direction.
+    node.BLUR = 0.0
+    # Its lengths in pixels, odd; one is drawn.
+    node.BLUR_SIZES = (9, 11)
+    # [-b, b] is added to all channels, whose range is 0 to 255.
+    node.BRIGHTNESS = 0.0
+    # [-a, a] is added to the hue, in 1/256 of the colour circle, and to the saturation (0 to 255).
+    node.HUE_SATURATION = 0.0
+    # One frame, at a random place, shows the image as it is.
+    node.KEEP_ORIGINAL = False
+    # A pixel of several objects belongs to the last one only: masks travel as one map of ids.
+    node.EXCLUSIVE = False
+    # Images with more objects are not used; 0 = no limit.
+    node.MAX_OBJECTS = 0
 
 
 def _add_test_keys(cfg: CN) -> None:
@@ -71,6 +130,8 @@ def _add_test_keys(cfg: CN) -> None:
 def _add_solver_keys(cfg: CN) -> None:
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Of the schedule "WarmupPolyLR": the rate falls as (1 - iteration / MAX_ITER) ** POLY_LR_POWER.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
     # Batches whose gradients are averaged before one optimizer step.
     cfg.SOLVER.ACCUMULATE = 1
     # Parameter groups: dicts with "match" (regular expression on the parameter's name) and any of

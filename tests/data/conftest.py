@@ -62,6 +62,55 @@ def make_content() -> Dict[str, Any]:
     }
 
 
+def make_coco() -> Dict[str, Any]:
+    """Five images: polygons, run lengths, crowds, classes that a video data set may not have."""
+    names = {1: "person", 2: "bicycle", 4: "motorcycle", 17: "cat", 47: "cup", 74: "mouse"}
+    square = [[2, 2, 14, 2, 14, 10, 2, 10]]  # 12 x 8 pixels
+    rows = [
+        (11, 1, square, 0),
+        (11, 74, [[20, 10, 24, 10, 24, 14, 20, 14]], 0),
+        (11, 1, rectangle(0, 15, 30, 5), 1),
+        (12, 2, rectangle(4, 4, 10, 12), 0),
+        (12, 4, [[10, 8, 20, 8, 20, 20, 10, 20]], 0),
+        (13, 47, square, 0),
+        (14, 1, rectangle(3, 3, 20, 18), 1),
+        (15, 17, [[1, 1, 9, 1, 9, 9, 1, 9], [12, 12, 16, 12, 16, 16, 12, 16]], 0),
+    ]
+    size = {"height": HEIGHT, "width": WIDTH}
+    return {
+        "images": [{"id": i, "file_name": f"{i:06}.png", **size} for i in range(11, 16)],
+        "categories": [{"id": i, "name": name} for i, name in names.items()],
+        "annotations": [
+            {
+                "id": 900 + i,
+                "image_id": image,
+                "category_id": c,
+                "segmentation": s,
+                "iscrowd": crowd,
+            }
+            for i, (image, c, s, crowd) in enumerate(rows)
+        ],
+    }
+
+
+@pytest.fixture
+def coco() -> Dict[str, Any]:
+    return make_coco()
+
+
+@pytest.fixture
+def coco_folder(tmp_path: Path) -> Path:
+    """The images of ``coco``, as DETECTRON2_DATASETS/coco has them, and room for annotations."""
+    folder = tmp_path / "coco" / "train2017"
+    folder.mkdir(parents=True)
+    (tmp_path / "coco" / "annotations").mkdir()
+    rng = np.random.default_rng(1)
+    for i in range(11, 16):
+        noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i:06}.png")
+    return folder
+
+
 @pytest.fixture
 def content() -> Dict[str, Any]:
     return make_content()

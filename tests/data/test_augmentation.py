@@ -50,7 +50,7 @@ def test_mask_follows_the_image_in_every_frame(seed):
     transform = draw(make_cfg(*RANDOM), frame, 3, seed)
     images = [transform.image(frame, t) for t in range(3)]
     assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
-    moved = transform.masks(mask[None])[0]
+    moved = transform.masks(mask[None], 0)[0]
     assert moved.shape == images[0].shape[1:]
     # Bilinear pixels against nearest ones: they may differ along the outline only.
     assert ((images[0][0] > 127) != moved).float().mean() < 0.06

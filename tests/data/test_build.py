@@ -11,6 +11,7 @@ from PIL import Image
 
 from vis_d2.config import add_common_config
 from vis_d2.data.build import build_vis_test_loader, build_vis_train_loader, get_video_dicts
+from vis_d2.data.datasets.coco_images import register_coco_images
 from vis_d2.data.datasets.ytvis import register_ytvis_instances
 from vis_d2.data.lazy_frames import LazyFrames
 
@@ -55,6 +56,19 @@ def add_set(tmp_path):
         return name
 
     return add
+
+
+@pytest.fixture
+def joint(add_set, coco, save, coco_folder):
+    """Five videos of persons, and of five images two with such an object that is no crowd."""
+    videos = add_set("build_videos", classes=("person", "motorbike"))
+    path = coco_folder.parent / "annotations" / "some.json"
+    path.write_text(json.dumps(coco))
+    register_coco_images(
+        "build_images", str(path), str(coco_folder), target=videos,
+        category_map="coco-to-ytvis2019",
+    )  # fmt: skip
+    return videos, "build_images"
 
 
 def make_cfg(*names, opts=()):
@@ -209,3 +223,98 @@ def test_training_videos_reach_the_model_as_numbers_of_the_seed(add_set):
     first = take(loader, 2)
     np.random.seed(1)
     assert take(loader, 2) == first
+
+
+def kinds(batches):
+    """Whether each clip shows an image: video ids from 11 on are those of images."""
+    return [clip[0] > 10 for batch in batches for clip in batch]
+
+
+def test_videos_and_images_come_in_the_given_ratio(joint):
+    cfg = make_cfg(*joint, opts=["DATASETS.TRAIN_RATIO", (1.0, 1.0)])
+    share = np.mean(kinds(take(build_vis_train_loader(cfg), 100)))
+    assert 0.4 < share < 0.6  # 2 of 7 otherwise
+    cfg.DATASETS.TRAIN_RATIO = (9.0, 1.0)
+    assert 0.03 < np.mean(kinds(take(build_vis_train_loader(cfg), 100))) < 0.17
+    cfg.DATASETS.TRAIN_RATIO = ()
+    plain = [clip[0] for batch in take(build_vis_train_loader(cfg), 7) for clip in batch]
+    assert sorted(plain) == sorted([1, 2, 3, 4, 5, 11, 12] * 2)  # every one as often
+
+
+def test_clips_of_images_and_videos_look_alike(joint):
+    cfg = make_cfg(*joint, opts=["DATASETS.TRAIN_RATIO", (1.0, 1.0)])
+    clips = [c for batch in itertools.islice(build_vis_train_loader(cfg), 8) for c in batch]
+    assert {clip["video_id"] > 10 for clip in clips} == {True, False}
+    for clip in clips:
+        assert set(clip) == {
+            "video_id", "frame_indices", "image", "instances", "height", "width"
+        }  # fmt: skip
+        assert len(clip["frame_indices"]) == len(clip["image"]) == len(clip["instances"]) == 2
+        assert len(clip["instances"][0]) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mixture_resumes_exactly_with_or_without_workers(joint, workers):
+    opts = ["DATASETS.TRAIN_RATIO", (1.0, 1.0), "INPUT.MIN_SIZE_TRAIN", (6, 9, 12)]
+    cfg = make_cfg(*joint, opts=opts)
+    whole = take(build_vis_train_loader(cfg), 8)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    assert take(build_vis_train_loader(cfg, 5), 3) == whole[5:]
+    cfg.SEED = 4
+    assert take(build_vis_train_loader(cfg), 8) != whole
+
+
+def test_processes_share_a_mixture(joint, monkeypatch):
+    opts = ["SOLVER.IMS_PER_BATCH", 4, "DATASETS.TRAIN_RATIO", (1.0, 1.0)]
+    cfg = make_cfg(*joint, opts=opts)
+    joined = take(build_vis_train_loader(cfg), 4)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        shares.append(take(build_vis_train_loader(cfg), 4))
+        assert set(kinds(shares[rank])) == {True, False}
+    for batch, first, second in zip(joined, *shares):
+        assert sorted(batch) == sorted(first + second)
+
+
+def test_images_without_an_object_are_kept_if_so_wished(joint):
+    cfg = make_cfg(joint[1], opts=["INPUT.CLIP.FILTER_EMPTY", False])
+    clips = [batch[0][0] for batch in take(build_vis_train_loader(cfg), 15)]
+    assert set(clips) <= {11, 12, 13, 14, 15} and {13, 14} & set(clips)
+    cfg.INPUT.CLIP.FILTER_EMPTY = True
+    assert {batch[0][0] for batch in take(build_vis_train_loader(cfg), 15)} == {11, 12}
+
+
+def test_images_of_many_objects_are_left_out_but_videos_stay(joint, add_set, caplog):
+    with caplog.at_level("INFO"):
+        assert len(get_video_dicts(joint, max_objects=1)) == 5 + 4  # image 12 has two objects
+    assert "Left out 1 images with more than 1 objects" in caplog.text
+    crowded = add_set("build_crowded", [(8, 6, 3)], classes=("person", "motorbike"))
+    assert len(get_video_dicts(crowded, max_objects=1)) == 1
+    cfg = make_cfg(*joint, opts=["INPUT.PSEUDO_CLIP.MAX_OBJECTS", 1])
+    ids = {clip[0] for batch in take(build_vis_train_loader(cfg), 6) for clip in batch}
+    assert ids == {1, 2, 3, 4, 5, 11}
+
+
+def test_a_mixture_that_cannot_be_is_one_clear_error(joint, coco, coco_folder):
+    cfg = make_cfg(*joint, opts=["DATASETS.TRAIN_RATIO", (1.0,)])
+    with pytest.raises(ValueError, match="TRAIN_RATIO has 1 numbers, but .* names 2 data sets"):
+        build_vis_train_loader(cfg)
+    cfg.DATASETS.TRAIN_RATIO = (1.0, 0.0)
+    with pytest.raises(ValueError, match="TRAIN_RATIO: 0.0 for build_images, expected a positive"):
+        build_vis_train_loader(cfg)
+    coco["annotations"] = coco["annotations"][5:7]
+    (coco_folder.parent / "annotations" / "some.json").write_text(json.dumps(coco))
+    cfg.DATASETS.TRAIN_RATIO = (1.0, 1.0)
+    with pytest.raises(ValueError, match="TRAIN_RATIO: build_images has no video or image"):
+        build_vis_train_loader(cfg)
+    with pytest.raises(KeyError, match="'build_image'; did you mean build_images"):
+        build_vis_train_loader(make_cfg("build_image"))
+
+
+def test_nothing_but_crowded_images_is_an_error(joint, coco, coco_folder):
+    coco["images"], coco["annotations"] = coco["images"][1:2], coco["annotations"][3:5]
+    (coco_folder.parent / "annotations" / "some.json").write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match="each of 1 images has more .*MAX_OBJECTS, which is 1"):
+        get_video_dicts(joint[1], max_objects=1)

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from vis_d2.data import layouts
 from vis_d2.data.datasets import builtin
 from vis_d2.data.datasets.builtin import SETS, locate, register_builtin
-from vis_d2.data.datasets.categories import OVIS, YTVIS_2019
+from vis_d2.data.datasets.categories import OVIS, YTVIS_2019, YTVIS_2021
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def root(tmp_path, monkeypatch):
 def fresh(monkeypatch) -> None:
     """Catalogs with newly registered sets: metadata remembers what other tests have read."""
     names = [n for n in DatasetCatalog.list() if n.startswith(("ytvis_", "ovis_"))]
+    names += [n for n in DatasetCatalog.list() if n.startswith("coco_2017_") and "_as_" in n]
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", dict(catalog.data))
         for name in names:
@@ -132,3 +133,40 @@ def test_toy_is_written_when_first_loaded(root, fresh, monkeypatch):
     assert len(videos) == 2 and all(Path(f).is_file() for v in videos for f in v["file_names"])
     assert (root / "toy" / "val.json").is_file()
     assert MetadataCatalog.get("ytvis_toy_val").thing_classes[0] == "disk"
+
+
+def test_coco_is_registered_with_the_classes_of_every_video_data_set(root, fresh, coco):
+    for target, classes in (("ytvis_2019", YTVIS_2019), ("ytvis_2021", YTVIS_2021), ("ovis", OVIS)):
+        for split in ("train", "val"):
+            metadata = MetadataCatalog.get(f"coco_2017_{split}_as_{target}")
+            assert metadata.thing_classes == list(classes)  # also without the data
+    with pytest.raises(
+        FileNotFoundError, match=r"coco_2017_train: .*instances_train2017.json .*set"
+    ):
+        DatasetCatalog.get("coco_2017_train_as_ytvis_2019")
+    (root / "coco" / "annotations").mkdir(parents=True)
+    (root / "coco" / "annotations" / "instances_train2017.json").write_text(json.dumps(coco))
+    with pytest.raises(FileNotFoundError, match=r"coco_2017_train: there is no .*coco/train2017 "):
+        DatasetCatalog.get("coco_2017_train_as_ytvis_2019")
+    (root / "coco" / "train2017").mkdir()
+    for name, classes in (("ytvis_2019", YTVIS_2019), ("ytvis_2021", YTVIS_2021)):
+        images = DatasetCatalog.get(f"coco_2017_train_as_{name}")
+        assert images[0]["file_names"] == [str(root / "coco/train2017/000011.png")]
+        found = [[classes[a["category_id"]] for a in i["annotations"][0]] for i in images]
+        assert found == [["person"] * 2, ["motorbike"] * 2, [], ["person"], ["cat"]]
+
+
+def test_images_have_the_classes_of_the_videos_that_are_there(root, fresh):
+    _create(root, "ytvis_2019/train.json", "ytvis_2019/train/JPEGImages")
+    content = {"categories": [{"id": 1, "name": "cat"}, {"id": 9, "name": "dog"}], "videos": []}
+    (root / "ytvis_2019/train.json").write_text(json.dumps(content))
+    metadata = MetadataCatalog.get("coco_2017_train_as_ytvis_2019")
+    assert metadata.thing_classes == ["cat", "dog"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 9: 1}
+
+
+def test_coco_sets_of_other_packages_are_left_alone(fresh):
+    DatasetCatalog.pop("coco_2017_val_as_ovis")
+    DatasetCatalog.register("coco_2017_val_as_ovis", lambda: ["theirs"])
+    register_builtin()
+    assert DatasetCatalog.get("coco_2017_val_as_ovis") == ["theirs"]

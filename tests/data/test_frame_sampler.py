@@ -8,8 +8,10 @@ from vis_d2.data.frame_sampler import (
     AdjacentPair,
     AllFrames,
     ClipPair,
+    CyclicWindow,
     KeyReference,
     Neighbours,
+    Past,
     Strided,
     Window,
     build_sampler,
@@ -148,6 +150,44 @@ def test_clip_pair_takes_either_order_and_every_start_equally_often():
     assert 900 < sum(f[0] == start for f, start in zip(frames, starts)) < 1100
 
 
+@fast
+@given(lengths, counts, seeds)
+def test_cyclic_window_goes_on_with_the_first_frame_after_the_last(length, count, seed):
+    frames = CyclicWindow(num_frames=count)(length, np.random.default_rng(seed))
+    assert len(frames) == count and all(0 <= t < length for t in frames)
+    assert all(b == (a + 1) % length for a, b in zip(frames, frames[1:]))
+
+
+def test_cyclic_window_by_hand():
+    assert {tuple(f) for f in draws(CyclicWindow(num_frames=3), 4)} == {
+        (2, 3, 0), (3, 0, 1), (0, 1, 2), (1, 2, 3),
+    }  # fmt: skip
+    # Shorter than the clip: tiled, whichever frame is the last.
+    assert {tuple(f) for f in draws(CyclicWindow(num_frames=5), 2)} == {
+        (0, 1, 0, 1, 0), (1, 0, 1, 0, 1),
+    }  # fmt: skip
+    assert draws(CyclicWindow(num_frames=4), 1, 5) == [[0] * 4] * 5
+    lasts = [f[-1] for f in draws(CyclicWindow(num_frames=3), 4, 2000)]
+    assert np.bincount(lasts).min() > 400  # 500 each
+
+
+@fast
+@given(lengths, counts, distances, seeds)
+def test_past_is_a_run_that_ends_anywhere_and_stops_at_the_first_frame(length, count, step, seed):
+    frames = Past(num_frames=count, step=step)(length, np.random.default_rng(seed))
+    assert len(frames) == count and 0 <= frames[-1] < length
+    assert frames == [max(frames[-1] - step * i, 0) for i in range(count - 1, -1, -1)]
+
+
+def test_past_ends_at_every_frame_equally_often():
+    frames = draws(Past(num_frames=3), 4, 2000)
+    assert {tuple(f) for f in frames} == {(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3)}
+    assert np.bincount([f[-1] for f in frames]).min() > 400  # 500 each
+    assert {tuple(f) for f in draws(Past(num_frames=3, step=2), 4)} == {
+        (0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 3),
+    }  # fmt: skip
+
+
 def test_all_frames():
     assert AllFrames()(4, np.random.default_rng(0)) == [0, 1, 2, 3]
 
@@ -162,6 +202,8 @@ def test_all_frames():
         AllFrames(),
         ClipPair(num_frames=2, max_gap=2),
         Strided(sampler=Window(num_frames=3), step=4),
+        CyclicWindow(num_frames=2),
+        Past(num_frames=3),
     ],
 )
 def test_video_without_frames_is_an_error_and_the_generator_decides(sampler):
@@ -208,6 +250,8 @@ def clip_cfg(sampler: str, num_frames: int = 2, reach: int = 3, stride: int = 1)
         ("AdjacentPair", AdjacentPair, {"max_gap": 3}),
         ("AllFrames", AllFrames, {}),
         ("ClipPair", ClipPair, {"num_frames": 5, "max_gap": 3}),
+        ("CyclicWindow", CyclicWindow, {"num_frames": 5}),
+        ("Past", Past, {"num_frames": 5, "step": 3}),
     ],
 )
 def test_config_chooses_the_sampler(name, kind, fields):

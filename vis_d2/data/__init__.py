@@ -10,6 +10,7 @@ _HOMES = {
     "build_vis_train_loader": ".build",
     "get_video_dicts": ".build",
     "load_ytvis_json": ".datasets.ytvis",
+    "register_coco_images": ".datasets.coco_images",
     "register_ytvis_instances": ".datasets.ytvis",
 }
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "build_vis_train_loader",
     "get_video_dicts",
     "load_ytvis_json",
+    "register_coco_images",
     "register_ytvis_instances",
 ]
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Hashable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -54,8 +54,16 @@ class ClipTransform:
             frame = self.jitters[t](frame)
         return to_tensor(self.geometry.apply_image(frame), self.format)
 
-    def masks(self, masks: Tensor) -> Tensor:
-        """(n, H, W) bool -> (n, h, w) bool, n >= 1."""
+    def motion(self, t: int) -> Hashable:
+        """Frames with equal answers are moved alike: here all of them."""
+        return None
+
+    def jitter(self, t: int) -> Optional[Jitter]:
+        """What changes the colours of frame ``t``, None for nothing."""
+        return self.jitters[t] if self.jitters else None
+
+    def masks(self, masks: Tensor, t: int) -> Tensor:
+        """Masks of frame ``t``, (n, H, W) bool -> (n, h, w) bool, n >= 1."""
         moved = [self.geometry.apply_segmentation(mask) for mask in masks.byte().numpy()]
         return torch.from_numpy(np.stack(moved)).bool()
 

@@ -3,7 +3,19 @@
 import difflib
 import itertools
 import logging
-from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -16,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .clip_mapper import ClipMapper
 from .datasets.builtin import register_builtin
+from .mixture import MixtureSampler, check_ratio
 
 __all__ = [
     "build_vis_test_loader",
@@ -43,12 +56,15 @@ def check_registered(names: Sequence[str]) -> None:
             raise KeyError(f"no data set is registered as {name!r}{hint}")
 
 
-def get_video_dicts(names: Union[str, Sequence[str]], filter_empty: bool = False) -> List[Video]:
+def get_video_dicts(
+    names: Union[str, Sequence[str]], filter_empty: bool = False, max_objects: int = 0
+) -> List[Video]:
     """Loads one or several registered data sets.
 
     Args:
         names: names of registered data sets; several are joined and must have the same classes.
         filter_empty: leave out videos without any object (crowds do not count).
+        max_objects: leave out images (not videos) with more; 0 = no limit.
 
     Returns:
         Video dicts.
@@ -58,10 +74,15 @@ def get_video_dicts(names: Union[str, Sequence[str]], filter_empty: bool = False
         ValueError: no name, no video left, or different classes.
     """
     names = [names] if isinstance(names, str) else list(names)
+    return list(itertools.chain(*_load_sets(names, filter_empty, max_objects)))
+
+
+def _load_sets(names: Sequence[str], filter_empty: bool, max_objects: int) -> List[List[Video]]:
+    """The video dicts of each set; see :func:`get_video_dicts`."""
     if not names:
         raise ValueError("no data set is named; set DATASETS.TRAIN or DATASETS.TEST")
     check_registered(names)
-    videos = [video for name in names for video in DatasetCatalog.get(name)]
+    sets = [DatasetCatalog.get(name) for name in names]
     classes = {name: list(MetadataCatalog.get(name).thing_classes) for name in names}
     for name in names[1:]:
         if classes[name] != classes[names[0]]:
@@ -69,16 +90,32 @@ def get_video_dicts(names: Union[str, Sequence[str]], filter_empty: bool = False
                 f"{names[0]} and {name} cannot be joined: their classes are {classes[names[0]]} "
                 f"and {classes[name]}"
             )
-    if not videos:
+    total = sum(map(len, sets))
+    if not total:
         raise ValueError(f"{', '.join(names)}: no video with a frame")
-    kept = [video for video in videos if _has_objects(video)] if filter_empty else videos
-    if not kept:
-        raise ValueError(f"{', '.join(names)}: none of {len(videos)} videos has an object")
-    if len(kept) < len(videos):
-        logger.info(
-            "Left out %d of %d videos without objects", len(videos) - len(kept), len(videos)
+    if max_objects:
+        sets = [[video for video in videos if _is_clear(video, max_objects)] for videos in sets]
+    clear = sum(map(len, sets))
+    if not clear:
+        raise ValueError(
+            f"{', '.join(names)}: each of {total} images has more objects than "
+            f"INPUT.PSEUDO_CLIP.MAX_OBJECTS, which is {max_objects}"
         )
-    return kept
+    if clear < total:
+        logger.info("Left out %d images with more than %d objects", total - clear, max_objects)
+    if filter_empty:
+        sets = [[video for video in videos if _has_objects(video)] for videos in sets]
+    kept = sum(map(len, sets))
+    if not kept:
+        raise ValueError(f"{', '.join(names)}: none of {total} videos has an object")
+    if kept < clear:
+        logger.info("Left out %d of %d videos without objects", clear - kept, clear)
+    return sets
+
+
+def _is_clear(video: Video, max_objects: int) -> bool:
+    objects = sum(not a["iscrowd"] for frame in video["annotations"] for a in frame)
+    return not video.get("is_image", False) or objects <= max_objects
 
 
 def _has_objects(video: Video) -> bool:
@@ -96,8 +133,9 @@ def build_vis_train_loader(
     ``DATALOADER.ASPECT_RATIO_GROUPING`` each process fills its own batches, as in detectron2.)
 
     Args:
-        cfg: ``DATASETS.TRAIN``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` (clips per batch over all
-            processes), ``DATALOADER`` and ``SEED`` are used. A negative seed is drawn.
+        cfg: ``DATASETS.TRAIN`` and ``TRAIN_RATIO``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` (clips per
+            batch over all processes), ``DATALOADER`` and ``SEED`` are used. A negative seed is
+            drawn.
         start_batch: batches to skip, without decoding them.
         mapper: (video dict, generator) -> clip dict; default ``ClipMapper(cfg, True)``.
 
@@ -113,11 +151,19 @@ def build_vis_train_loader(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a positive multiple of "
             f"the {world_size} processes"
         )
-    videos = get_video_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.CLIP.FILTER_EMPTY)
+    names, ratio = cfg.DATASETS.TRAIN, cfg.DATASETS.TRAIN_RATIO
+    weights = check_ratio(ratio, names) if len(ratio) else None
+    sets = _load_sets(names, cfg.INPUT.CLIP.FILTER_EMPTY, cfg.INPUT.PSEUDO_CLIP.MAX_OBJECTS)
+    videos = list(itertools.chain(*sets))
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    if weights is None:
+        sampler: Iterable[int] = TrainingSampler(len(videos), seed=seed)
+    else:
+        _check_none_empty(names, sets)
+        sampler = MixtureSampler([len(part) for part in sets], weights, seed)
     landscape = [video["width"] >= video["height"] for video in videos]
     groups = landscape if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [True] * len(videos)
-    batches = _Batches(groups, cfg.SOLVER.IMS_PER_BATCH // world_size, seed, start_batch)
+    batches = _Batches(groups, cfg.SOLVER.IMS_PER_BATCH // world_size, sampler, start_batch)
     return DataLoader(
         _Clips(videos, mapper or ClipMapper(cfg, True), seed),
         batch_sampler=batches,
@@ -125,6 +171,12 @@ def build_vis_train_loader(
         collate_fn=trivial_batch_collator,
         worker_init_fn=worker_init_reset_seed,
     )
+
+
+def _check_none_empty(names: Sequence[str], sets: Sequence[Sequence[Video]]) -> None:
+    for name, videos in zip(names, sets):
+        if not videos:
+            raise ValueError(f"DATASETS.TRAIN_RATIO: {name} has no video or image to draw")
 
 
 def build_vis_test_loader(
@@ -172,16 +224,16 @@ class _Batches:
     Args:
         groups: group of each video; a batch never mixes two.
         batch_size: clips per batch of this process.
-        seed: the same in all processes.
+        sampler: this process' endless indices of videos, the same in each iteration.
         start_batch: batches to skip.
     """
 
     def __init__(
-        self, groups: Sequence[bool], batch_size: int, seed: int, start_batch: int
+        self, groups: Sequence[bool], batch_size: int, sampler: Iterable[int], start_batch: int
     ) -> None:
         self.groups = groups
         self.batch_size = batch_size
-        self.seed = seed
+        self.sampler = sampler
         self.start_batch = start_batch
 
     def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
@@ -189,9 +241,8 @@ class _Batches:
 
     def _batches(self) -> Iterator[List[Tuple[int, int]]]:
         numbers = itertools.count(comm.get_rank(), comm.get_world_size())
-        indices = TrainingSampler(len(self.groups), seed=self.seed)
         buckets: Dict[bool, List[Tuple[int, int]]] = {}
-        for number, index in zip(numbers, indices):
+        for number, index in zip(numbers, self.sampler):
             bucket = buckets.setdefault(self.groups[index], [])
             bucket.append((number, index))
             if len(bucket) == self.batch_size:

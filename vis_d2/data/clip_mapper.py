@@ -1,6 +1,6 @@
 """From a video dict to what a model's ``forward`` receives."""
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Hashable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from vis_d2.structures import rle
 from .augmentation import ClipAugmentation, ClipTransform, TestFrameTransform
 from .frame_sampler import FrameSampler, build_sampler
 from .lazy_frames import LazyFrames, read_frame
+from .pseudo_clip import PseudoClip, PseudoClipTransform
 
 __all__ = ["ClipMapper"]
 
@@ -25,7 +26,8 @@ class ClipMapper:
     For training: frames are chosen and read, transformed alike, and annotated with ``Instances``
     in which row i is the same object in every frame. Objects visible in no frame of the clip (not
     chosen, or cropped away) are dropped, and so are crowds; a clip without objects is legal. Boxes
-    are those of the transformed masks. For inference: all frames, decoded when they are used.
+    are those of the transformed masks. A video dict with ``is_image`` becomes a clip of changed
+    copies of its one frame. For inference: all frames, decoded when they are used.
 
     Args:
         sampler: chooses the frames of a training clip. None for inference.
@@ -33,6 +35,7 @@ class ClipMapper:
         transform: the frame transform of inference.
         prefetch: frames decoded ahead during inference; 0 = no thread.
         keep_empty: probability that a training clip without objects is used as it was drawn.
+        pseudo_clip: makes training clips of images. None where there are none.
 
     Raises:
         ValueError: ``keep_empty`` is no probability.
@@ -47,6 +50,7 @@ class ClipMapper:
         transform: TestFrameTransform,
         prefetch: int = 0,
         keep_empty: float = 1.0,
+        pseudo_clip: Optional[PseudoClip] = None,
     ) -> None:
         if not 0.0 <= keep_empty <= 1.0:  # not a number fails too
             raise ValueError(
@@ -57,6 +61,7 @@ class ClipMapper:
         self.transform = transform
         self.prefetch = prefetch
         self.keep_empty = keep_empty
+        self.pseudo_clip = pseudo_clip
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> Dict[str, Any]:
@@ -66,6 +71,7 @@ class ClipMapper:
             "transform": TestFrameTransform(cfg),
             "prefetch": cfg.TEST.VIS.PREFETCH,
             "keep_empty": cfg.INPUT.CLIP.KEEP_EMPTY,
+            "pseudo_clip": PseudoClip(cfg) if is_train else None,
         }
 
     def __call__(
@@ -79,11 +85,12 @@ class ClipMapper:
                 a generator seeded from numpy's global state, which detectron2 seeds per worker.
 
         Returns:
-            ``video_id``; ``frame_indices``, T positions in the video; ``image``, T tensors uint8
-            (3, h, w); ``height`` and ``width`` on disk; for training ``instances``, T Instances
-            with ``gt_classes`` and ``gt_ids`` (N,) int64, ``gt_visible`` (N,) bool, ``gt_boxes``
-            (N) XYXY in pixels of the transformed frame with exclusive lower right corners, and
-            ``gt_masks`` BitMasks (N, h, w); zeros where not visible.
+            ``video_id``; ``frame_indices``, T positions in the video (of an image: in the clip);
+            ``image``, T tensors uint8 (3, h, w); ``height`` and ``width`` on disk; for training
+            ``instances``, T Instances with ``gt_classes`` and ``gt_ids`` (N,) int64,
+            ``gt_visible`` (N,) bool, ``gt_boxes`` (N) XYXY in pixels of the transformed frame with
+            exclusive lower right corners, and ``gt_masks`` BitMasks (N, h, w); zeros where not
+            visible.
 
         Raises:
             OSError, ValueError: a frame cannot be used; names video, frame and path.
@@ -94,14 +101,17 @@ class ClipMapper:
             return {**clip, "frame_indices": list(range(len(frames))), "image": frames}
         if rng is None:
             rng = np.random.default_rng(np.random.randint(2**31, size=4))
-        indices = self._draw_frames(video, rng)
+        is_image = video.get("is_image", False)
+        indices = self._copies(video, rng) if is_image else self._draw_frames(video, rng)
+        shown = [0] * len(indices) if is_image else indices
         # A clip that is filled up repeats a frame many times: all is done once per distinct frame.
-        decoded = {t: read_frame(video, t) for t in dict.fromkeys(indices)}
-        transform = self.augmentation.draw(decoded[indices[0]], len(indices), rng)
-        images = _transform(decoded, indices, transform)
+        decoded = {t: read_frame(video, t) for t in dict.fromkeys(shown)}
+        augmentation = self.pseudo_clip if is_image else self.augmentation
+        transform = augmentation.draw(decoded[shown[0]], len(shown), rng)
+        images = _transform(decoded, shown, transform)
         annotations = {t: video["annotations"][t] for t in decoded}
         size = (video["height"], video["width"])
-        instances = _annotate(annotations, indices, size, transform, images[0].shape[-2:])
+        instances = _annotate(annotations, shown, size, transform, images[0].shape[-2:])
         return {**clip, "frame_indices": indices, "image": images, "instances": instances}
 
     def _draw_frames(self, video: Mapping[str, Any], rng: np.random.Generator) -> List[int]:
@@ -113,15 +123,27 @@ class ClipMapper:
                 break
         return indices
 
+    def _copies(self, image: Mapping[str, Any], rng: np.random.Generator) -> List[int]:
+        """Positions in the clip of an image: as many as the sampler takes of a video."""
+        if self.pseudo_clip is None:
+            raise ValueError(
+                f"image {image['video_id']} ({image['file_names'][0]}): a ClipMapper without "
+                "pseudo_clip makes no clip of an image"
+            )
+        # All different: a frame that is there twice stands for a video that is too short.
+        return list(range(len(self.sampler(self.pseudo_clip.num_frames, rng))))
+
 
 def _transform(
-    decoded: Mapping[int, np.ndarray], indices: Sequence[int], transform: ClipTransform
+    decoded: Mapping[int, np.ndarray],
+    indices: Sequence[int],
+    transform: Union[ClipTransform, PseudoClipTransform],
 ) -> List[Tensor]:
     """The frames ``indices`` transformed; each has memory of its own."""
     made: Dict[Any, Tensor] = {}
     images = []
     for i, t in enumerate(indices):
-        key = (t, transform.jitters[i] if transform.jitters else None)
+        key = (t, transform.motion(i), transform.jitter(i))
         if key in made:
             images.append(made[key].clone())
             continue
@@ -134,7 +156,7 @@ def _annotate(
     annotations: Mapping[int, Sequence[Mapping[str, Any]]],
     indices: Sequence[int],
     size: Tuple[int, int],
-    transform: ClipTransform,
+    transform: Union[ClipTransform, PseudoClipTransform],
     new_size: Sequence[int],
 ) -> List[Instances]:
     """Turns the annotations of T frames into T Instances with aligned rows.
@@ -150,19 +172,31 @@ def _annotate(
     classes = {a["id"]: a["category_id"] for frame in things.values() for a in frame}
     rows = {track_id: row for row, track_id in enumerate(sorted(classes))}
     masks = torch.zeros((len(indices), len(rows), *new_size), dtype=torch.bool)  # (T, N, h, w)
-    where = torch.tensor(indices)
     for t, frame in things.items():
         if frame:
             # Sets registered by other packages keep masks as their files have them.
             rles = rle.from_segmentations([a["segmentation"] for a in frame], size)
-            there = torch.zeros_like(masks[0])
-            there[[rows[a["id"]] for a in frame]] = transform.masks(rle.decode(rles, size))
-            masks[where == t] = there
+            decoded = rle.decode(rles, size)
+            places = [i for i, shown in enumerate(indices) if shown == t]
+            moved = _move(decoded, places, transform)
+            for i in places:
+                masks[i, [rows[a["id"]] for a in frame]] = moved[transform.motion(i)]
     visible = masks.flatten(2).any(dim=2)  # (T, N, h, w) -> (T, N, h * w) -> (T, N)
     keep = visible.any(dim=0)
     ids = torch.tensor(sorted(classes), dtype=torch.int64)[keep]
     labels = torch.tensor([classes[i] for i in ids.tolist()], dtype=torch.int64)
     return [_instances(labels, ids, visible[i, keep], masks[i, keep]) for i in range(len(masks))]
+
+
+def _move(
+    masks: Tensor, places: Sequence[int], transform: Union[ClipTransform, PseudoClipTransform]
+) -> Dict[Hashable, Tensor]:
+    """One frame's masks as they are in its places in the clip, by motion."""
+    moved: Dict[Hashable, Tensor] = {}
+    for i in places:
+        if transform.motion(i) not in moved:
+            moved[transform.motion(i)] = transform.masks(masks, i)
+    return moved
 
 
 def _instances(labels: Tensor, ids: Tensor, visible: Tensor, masks: Tensor) -> Instances:

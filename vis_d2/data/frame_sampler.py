@@ -14,9 +14,11 @@ __all__ = [
     "AdjacentPair",
     "AllFrames",
     "ClipPair",
+    "CyclicWindow",
     "FrameSampler",
     "KeyReference",
     "Neighbours",
+    "Past",
     "Strided",
     "Window",
     "build_sampler",
@@ -148,6 +150,27 @@ class ClipPair:
         return runs[0] + runs[1]
 
 
+class Past:
+    """A frame and those before it, oldest first.
+
+    Where the video begins too late, its first frame repeats: [0, 0, 0, 1]. Every frame of a video
+    is the last one of a clip equally often.
+
+    Args:
+        num_frames: frames of the clip, >= 1.
+        step: distance between two consecutive frames, >= 1.
+    """
+
+    def __init__(self, *, num_frames: int, step: int = 1) -> None:
+        self.num_frames = num_frames
+        self.step = step
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        last = int(rng.integers(length))
+        return [max(last - self.step * i, 0) for i in reversed(range(self.num_frames))]
+
+
 class Strided:
     """Another sampler's frames, from a video of which only every k-th frame exists.
 
@@ -169,7 +192,28 @@ class Strided:
         return [first + self.step * t for t in self.sampler(remaining, rng)]
 
 
-FrameSampler = Union[Window, KeyReference, Neighbours, AdjacentPair, AllFrames, ClipPair, Strided]
+class CyclicWindow:
+    """Consecutive frames in temporal order, in a video whose first frame follows its last one.
+
+    Every frame is the last of a clip equally often. A video that is too short is run through
+    several times.
+
+    Args:
+        num_frames: frames of the clip, >= 1.
+    """
+
+    def __init__(self, *, num_frames: int) -> None:
+        self.num_frames = num_frames
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        last = int(rng.integers(length))
+        return [(last - back) % length for back in reversed(range(self.num_frames))]
+
+
+FrameSampler = Union[
+    Window, KeyReference, Neighbours, AdjacentPair, AllFrames, ClipPair, CyclicWindow, Past, Strided
+]
 
 
 def build_sampler(cfg: CfgNode) -> FrameSampler:
@@ -187,6 +231,8 @@ def build_sampler(cfg: CfgNode) -> FrameSampler:
         "AdjacentPair": lambda: AdjacentPair(max_gap=clip.RANGE),
         "AllFrames": AllFrames,
         "ClipPair": lambda: ClipPair(num_frames=clip.NUM_FRAMES, max_gap=clip.RANGE),
+        "CyclicWindow": lambda: CyclicWindow(num_frames=clip.NUM_FRAMES),
+        "Past": lambda: Past(num_frames=clip.NUM_FRAMES, step=clip.RANGE),
     }
     if clip.SAMPLER not in samplers:
         raise ValueError(

@@ -71,10 +71,12 @@ def read_frame(video: Mapping[str, Any], t: int) -> np.ndarray:
     Raises:
         OSError: the file is missing or cannot be decoded.
         ValueError: the frame is not of the size that the video dict states.
-        Both name video, frame and path.
+        Both name video (or image), frame and path.
     """
     path = video["file_names"][t]
-    where = f"video {video['video_id']}, frame {t} ({path})"
+    is_image = video.get("is_image", False)
+    kind = "image {}" if is_image else "video {}, frame {}"
+    where = f"{kind.format(video['video_id'], t)} ({path})"
     try:
         image = read_image(PathManager.get_local_path(path))
     except FileNotFoundError:

@@ -26,6 +26,7 @@ from .evaluation_run import evaluation_identity, run_evaluation
 from .hooks import CurvePlotter, EvalHook
 from .manifest import write_manifest
 from .optimizer import build_optimizer
+from .schedule import build_lr_scheduler
 from .setup import prepare_config
 from .train_loop import ClipTrainLoop
 
@@ -166,6 +167,13 @@ class VISTrainer(DefaultTrainer):
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the config; see ``engine/optimizer.py``."""
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the config; see ``engine/schedule.py``."""
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_batch: int = 0) -> Iterable[List[Dict]]:

@@ -186,22 +186,27 @@ class _Reader:
 
     def _objects(self, image: Row, size: Tuple[int, int]) -> Iterator[Tuple[Row, RLE]]:
         """The annotations of an image that have a mask."""
-        for row in self._of_image.pop(image["id"]):  # freed when done
-            where = f"{self._where(image)}, annotation {shorten(row.get('id'))}"
-            segmentation = row.get("segmentation")
-            if isinstance(segmentation, list):
-                sound = [part for part in segmentation if not _is_line(part)]
-                dropped = len(segmentation) - len(sound)
-                self.notes.add("polygons of fewer than 3 points left out", where, dropped)
-                segmentation = [_plain(part) for part in sound]
-            try:
-                (mask,) = rle_ops.from_segmentations([segmentation], size)
-            except ValueError as error:
-                raise ValueError(f"{where}: bad mask: {error}") from None
-            if mask is None or not rle_ops.areas([mask])[0]:
+        rows = self._of_image.pop(image["id"])  # freed when done
+        places = [f"{self._where(image)}, annotation {shorten(row.get('id'))}" for row in rows]
+        given = [self._segmentation(row, where) for row, where in zip(rows, places)]
+        try:
+            masks = rle_ops.read_masks(given, size)  # at once: one by one takes three times as long
+        except rle_ops.SegmentationError as error:
+            raise ValueError(f"{places[error.index]}: bad mask: {error}") from None
+        for row, where, mask, area in zip(rows, places, masks.rles, masks.areas):
+            if area:
+                yield row, mask
+            else:
                 self.notes.add("objects without a mask left out", where)
-                continue
-            yield row, mask
+
+    def _segmentation(self, row: Row, where: str) -> Any:
+        segmentation = row.get("segmentation")
+        if not isinstance(segmentation, list):
+            return segmentation
+        sound = [part for part in segmentation if not _is_line(part)]
+        dropped = len(segmentation) - len(sound)
+        self.notes.add("polygons of fewer than 3 points left out", where, dropped)
+        return [_plain(part) for part in sound]
 
     def _category(self, row: Row) -> str:
         id_ = row.get("category_id")

@@ -4,8 +4,12 @@ import importlib
 from typing import Any
 
 # Imported on use: the tables and readers of files need neither torch nor detectron2.
-_HOMES = {"load_ytvis_json": ".ytvis", "register_ytvis_instances": ".ytvis"}
-__all__ = ["load_ytvis_json", "register_ytvis_instances"]
+_HOMES = {
+    "load_ytvis_json": ".ytvis",
+    "register_coco_images": ".coco_images",
+    "register_ytvis_instances": ".ytvis",
+}
+__all__ = ["load_ytvis_json", "register_coco_images", "register_ytvis_instances"]
 
 
 def __getattr__(name: str) -> Any:

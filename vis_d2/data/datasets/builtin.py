@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog
 
 from ..layouts import FOLDERS, datasets_root, locate
 from .categories import OVIS, YTVIS_2019, YTVIS_2021
+from .coco_images import register_located_images
 from .toy import write_toy
 from .ytvis import register_located
 
@@ -25,6 +26,26 @@ SETS: Dict[str, _Set] = {
     "ytvis_2021": _Set(FOLDERS["ytvis_2021"], YTVIS_2021),
     "ovis": _Set(FOLDERS["ovis"], OVIS, ("train", "val")),
 }
+
+# COCO's images with the classes of a video data set -> the category map.
+IMAGE_MAPS: Dict[str, str] = {
+    "ytvis_2019": "coco-to-ytvis2019",
+    "ytvis_2021": "coco-to-ytvis2021",
+    "ovis": "coco-to-ovis",
+}
+
+
+def _locate_coco(split: str) -> Tuple[str, str]:
+    root = os.path.join(datasets_root(), "coco")
+    images = os.path.join(root, f"{split}2017")
+    json_file = os.path.join(root, "annotations", f"instances_{split}2017.json")
+    for path in (json_file, images):
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"coco_2017_{split}: there is no {os.path.abspath(path)} (set DETECTRON2_DATASETS "
+                "to look elsewhere; see also datasets/README.md)"
+            )
+    return json_file, images
 
 
 def _locate_toy(split: str) -> Tuple[str, str]:
@@ -45,3 +66,13 @@ def register_builtin() -> None:
     for name, (locator, classes) in located.items():
         if name not in DatasetCatalog.list():
             register_located(name, locator, classes=classes)
+    for target, category_map in IMAGE_MAPS.items():
+        for split in ("train", "val"):
+            name = f"coco_2017_{split}_as_{target}"
+            if name not in DatasetCatalog.list():
+                register_located_images(
+                    name,
+                    partial(_locate_coco, split),
+                    target=f"{target}_train",
+                    category_map=category_map,
+                )
