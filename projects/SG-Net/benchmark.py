@@ -9,7 +9,7 @@ busy machine slows all of them alike.
 
 import argparse
 import json
-import time
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from vis_d2.structures import rle
 from vis_d2.tools._config import load_config
 from vis_d2.tools._options import add_config_arguments, frame_size
 from vis_d2.tools._synthetic import synthetic_frames
+from vis_d2.tools._timing import take_turns
 
 Size = Tuple[int, int]
 
@@ -99,22 +100,10 @@ def measure(
     times: Dict[str, List[float]] = {name: [] for name in variants}
     for frame in synthetic_frames(size, rounds + 1, 3):
         images = model.preprocess([predictor.transform(frame)])
-        for name, variant in variants.items():
-            times[name].append(_milliseconds(variant, images, model.device))
+        turn = {name: partial(variant, images) for name, variant in variants.items()}
+        for name, (seconds,) in take_turns(turn, 1, model.device).items():
+            times[name].append(1e3 * seconds)
     return {name: tuple(np.percentile(ms[1:], (50, 95)).tolist()) for name, ms in times.items()}
-
-
-def _milliseconds(
-    variant: Callable[[ImageList], Any], images: ImageList, device: torch.device
-) -> float:
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    begin = now()
-    variant(images)
-    return 1e3 * (now() - begin)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

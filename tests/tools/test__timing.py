@@ -4,7 +4,7 @@ import torch
 from detectron2.structures import Instances
 
 from vis_d2.tools import _timing
-from vis_d2.tools._timing import STAGES, Stopwatch, TimedModel, time_video
+from vis_d2.tools._timing import STAGES, Stopwatch, TimedModel, take_turns, time_video
 
 SIZE = (8, 8)
 
@@ -127,3 +127,16 @@ def test_the_model_is_not_changed(clock):
     timed = TimedModel(model, Stopwatch(model.device))
     assert timed.window == 1 and timed.start(SIZE) is None
     assert "preprocess" not in vars(model) and "step" not in vars(model)
+
+
+def test_variants_take_turns(clock):
+    order = []
+
+    def variant(name, milliseconds):
+        order.append(name)
+        clock.spend(milliseconds * len(order))  # the machine gets slower
+
+    variants = {"a": lambda: variant("a", 1), "b": lambda: variant("b", 10)}
+    times = take_turns(variants, 2, torch.device("cpu"))
+    assert order == ["a", "b", "a", "b"]
+    assert times == {"a": pytest.approx([0.001, 0.003]), "b": pytest.approx([0.020, 0.040])}

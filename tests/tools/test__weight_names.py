@@ -31,6 +31,8 @@ def test_every_tensor_of_torchvisions_resnet_finds_its_place():
     assert named["bn1.running_var"] == "backbone.bottom_up.stem.conv1.norm.running_var"
     assert named["layer4.1.conv2.weight"] == "backbone.bottom_up.res5.1.conv2.weight"
     assert named["layer2.0.downsample.1.bias"] == "backbone.bottom_up.res3.0.shortcut.norm.bias"
+    alone = renamed(["layer2.0.bn1.bias", "conv1.weight"], torch_resnet_rules("", "backbone."))
+    assert alone == ["backbone.res3.0.conv1.norm.bias", "backbone.stem.conv1.weight"]
 
 
 def test_names_of_caffe2():

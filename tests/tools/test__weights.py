@@ -37,3 +37,12 @@ def test_pairs_may_stand_before_and_behind_options():
     args = weights_parser("", RESNETS).parse_intermixed_args(line)
     assert (args.path, args.opts) == ("theirs.pth", ["SEED", "3", "X", "1"])
     assert (args.source, args.classes, args.allow_pickle) == ("auto", "auto", False)
+
+
+def test_logits_by_category_id_lose_the_one_without_a_class():
+    assert choose_classes("auto", NAMES["ytvis2019"], 40, 42) == "ids-to-ytvis2019"
+    assert choose_classes("auto", NAMES["ytvis2021"], 40, 42) == "none"  # other ids
+    rows = class_rows("ids-to-ytvis2019")
+    assert rows == {**{c: c + 1 for c in range(40)}, 40: 41}
+    with pytest.raises(ValueError, match="42 classes to 40, but the file has 80"):
+        choose_classes("ids-to-ytvis2019", NAMES["ytvis2019"], 40, 80)

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -59,9 +59,27 @@ class Stopwatch:
         return dict(zip(STAGES, np.percentile(table, percent, axis=0).tolist()))
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return now(self._device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when the work queued on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def take_turns(
+    variants: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
+) -> Dict[str, List[float]]:
+    """Seconds of each variant in each round; a busy machine slows all of them alike."""
+    times: Dict[str, List[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            begin = now(device)
+            variant()
+            times[name].append(now(device) - begin)
+    return times
 
 
 class TimedModel:

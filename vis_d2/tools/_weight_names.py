@@ -33,12 +33,12 @@ MSRA_PIXELS = {
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
 }
 CAFFE_PIXELS = {**MSRA_PIXELS, "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717]}
-TORCHVISION_PIXELS = {
+IMAGENET_PIXELS = {
     "INPUT.FORMAT": "RGB",
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
 }
+TORCHVISION_PIXELS = {**IMAGENET_PIXELS, "MODEL.RESNETS.STRIDE_IN_1X1": False}
 
 # Of no use in any file.
 COMMON_DROPS: Rules = (
@@ -48,15 +48,20 @@ COMMON_DROPS: Rules = (
 )
 
 
-def torch_resnet_rules(prefix: str) -> Rules:
-    """Of a ResNet with the names that torchvision gave it, below ``prefix`` (an expression)."""
+def torch_resnet_rules(prefix: str, body: str = BODY) -> Rules:
+    """Of a ResNet with the names that torchvision gave it, below ``prefix`` (an expression).
+
+    Args:
+        prefix: of their names.
+        body: of our names; "backbone." where the ResNet has no pyramid.
+    """
     stem: Rules = (
-        (prefix + r"conv1\.(.*)", BODY + r"stem.conv1.\1"),
-        (prefix + r"bn1\.(.*)", BODY + r"stem.conv1.norm.\1"),
+        (prefix + r"conv1\.(.*)", body + r"stem.conv1.\1"),
+        (prefix + r"bn1\.(.*)", body + r"stem.conv1.norm.\1"),
     )
     stages: List[Tuple[str, str]] = []
     for stage in (1, 2, 3, 4):
-        theirs, ours = prefix + rf"layer{stage}\.(\d+)\.", BODY + rf"res{stage + 1}.\1."
+        theirs, ours = prefix + rf"layer{stage}\.(\d+)\.", body + rf"res{stage + 1}.\1."
         stages += [
             (theirs + r"conv(\d)\.(.*)", ours + r"conv\2.\3"),
             (theirs + r"bn(\d)\.(.*)", ours + r"conv\2.norm.\3"),

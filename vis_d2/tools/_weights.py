@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -24,15 +24,44 @@ from ._weight_names import (
     detect_source,
 )
 
-NUM_COCO_CLASSES = len(DATA_SETS["coco"])
-
-# choice on the command line -> name of the data set in ``category_maps``
-CLASS_MAPS: Dict[str, str] = {
-    "coco-to-ytvis2019": "ytvis2019",
-    "coco-to-ytvis2021": "ytvis2021",
-}
-
 ClassRows = Optional[Mapping[int, int]]
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Where the class rows of a file go.
+
+    Attributes:
+        names: of the model's classes, in order.
+        offered: rows of the file.
+        rows: our row -> theirs.
+    """
+
+    names: Sequence[str]
+    offered: int
+    rows: Mapping[int, int]
+
+
+def _from_coco(target: str) -> ClassMap:
+    ours, theirs = list(DATA_SETS[target].values()), list(DATA_SETS["coco"].values())
+    # Where two of COCO's classes have one target the later one is the closer.
+    pairs = name_map("coco", target)
+    rows = {ours.index(name): theirs.index(coco) for coco, name in pairs.items()}
+    return ClassMap(ours, len(theirs), rows)
+
+
+def _from_ids(target: str) -> ClassMap:
+    """Logits by category id: row 0 is no class, the one behind the last class "no object"."""
+    names = list(DATA_SETS[target].values())
+    return ClassMap(names, len(names) + 2, {row: row + 1 for row in range(len(names) + 1)})
+
+
+# choice on the command line -> rows
+CLASS_MAPS: Dict[str, ClassMap] = {
+    "coco-to-ytvis2019": _from_coco("ytvis2019"),
+    "coco-to-ytvis2021": _from_coco("ytvis2021"),
+    "ids-to-ytvis2019": _from_ids("ytvis2019"),
+}
 
 
 def _no_remarks(report: LoadReport) -> List[str]:
@@ -61,7 +90,7 @@ class Conversion:
     remarks: Callable[[LoadReport], List[str]] = _no_remarks
 
 
-def weights_parser(description: str, sources: Mapping[str, Source]) -> argparse.ArgumentParser:
+def weights_parser(description: str, sources: Iterable[str]) -> argparse.ArgumentParser:
     """The options of every converter. Parse with ``parse_intermixed_args``."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,7 +103,7 @@ def weights_parser(description: str, sources: Mapping[str, Source]) -> argparse.
         "--classes",
         choices=["auto", *CLASS_MAPS, "none"],
         default="auto",
-        help="where rows of COCO's classes go (default: as the config's data set has its classes);"
+        help="where rows of their classes go (default: as the config's data set has its classes);"
         " other rows start anew",
     )
     trust = "read a .pkl file; it can run any code, so do this only if you trust its source"
@@ -120,7 +149,12 @@ def run_conversion(args: argparse.Namespace, cfg: CfgNode, conversion: Conversio
     model = build_model(cfg)
     model_state = model.state_dict()
     identity = build_checkpointer(cfg, model).identity
-    counts = [len(v) for k, v in state.items() if re.fullmatch(conversion.class_counts, k)]
+    counts = [
+        len(value)
+        for key, value in state.items()
+        if re.fullmatch(conversion.class_counts, key)
+        and not any(re.fullmatch(pattern, key) for pattern, _ in drops)
+    ]
     chosen = choose_classes(
         args.classes, identity["thing_classes"], identity["num_classes"], max(counts, default=0)
     )
@@ -167,27 +201,21 @@ def choose_classes(choice: str, names: Sequence[str], num_classes: int, offered:
     if choice == "none" or not offered:
         return "none"
     if choice == "auto":
-        fitting = [name for name in CLASS_MAPS if _class_names(name) == list(names)]
-        return fitting[0] if fitting and offered == NUM_COCO_CLASSES else "none"
-    expected = len(_class_names(choice))
-    if (offered, num_classes) != (NUM_COCO_CLASSES, expected):
+        fitting = [
+            name
+            for name, known in CLASS_MAPS.items()
+            if (known.names, known.offered) == (list(names), offered)
+        ]
+        return fitting[0] if fitting else "none"
+    known = CLASS_MAPS[choice]
+    if (offered, num_classes) != (known.offered, len(known.names)):
         raise ValueError(
-            f"--classes {choice} is from {NUM_COCO_CLASSES} classes to {expected}, but the file has"
-            f" {offered} and the config's model {num_classes}"
+            f"--classes {choice} is from {known.offered} classes to {len(known.names)}, but the"
+            f" file has {offered} and the config's model {num_classes}"
         )
     return choice
 
 
 def class_rows(name: str) -> ClassRows:
-    """Row of our class outputs -> row of a COCO detector's; None for "none"."""
-    if name == "none":
-        return None
-    ours = _class_names(name)
-    theirs = list(DATA_SETS["coco"].values())
-    # Where two of COCO's classes have one target the later one is the closer.
-    pairs = name_map("coco", CLASS_MAPS[name])
-    return {ours.index(target): theirs.index(coco) for coco, target in pairs.items()}
-
-
-def _class_names(name: str) -> List[str]:
-    return list(DATA_SETS[CLASS_MAPS[name]].values())
+    """Row of our class outputs -> row of theirs; None for "none"."""
+    return None if name == "none" else CLASS_MAPS[name].rows

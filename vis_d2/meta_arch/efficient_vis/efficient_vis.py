@@ -10,7 +10,14 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from vis_d2.layers import checkpointed
-from vis_d2.modeling import Match, Outputs, SetCriterion, current_iteration, global_mean
+from vis_d2.modeling import (
+    Match,
+    Outputs,
+    SetCriterion,
+    clip_features,
+    current_iteration,
+    global_mean,
+)
 from vis_d2.structures import TrackletTargets, finish_rois, paste_rois
 
 from .. import base
@@ -194,7 +201,7 @@ class EfficientVIS(base.VideoMetaArch):
         self, images: ImageList, state: EfficientVISState
     ) -> Tuple[Iterable[Instances], EfficientVISState]:
         """See ``VideoMetaArch.step``. Masks are pasted when their frame is asked for."""
-        pyramid = self.backbone(images.tensor)
+        pyramid = clip_features(self.backbone, images.tensor)
         features = [pyramid[name] for name in self.refiner_levels]
         sizes = _frame_sizes(images, 1)
         valid = torch.ones((1, len(images.tensor)), dtype=torch.bool, device=self.device)
