@@ -13,21 +13,30 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_CLASSES = 5
 
 # A new system adds its name here; the contract test then runs on configs/quick/<name>.yaml.
-META_ARCHS = ["sg_net", "efficient_vis"]
+META_ARCHS = ["sg_net", "efficient_vis", "tt_spn", "hitf"]
 
 # Steps and learning rate that a system needs to learn one clip by heart, in less than a minute.
-OVERFIT = {"sg_net": (60, 1e-3), "efficient_vis": (120, 5e-4)}
+OVERFIT = {
+    "sg_net": (60, 1e-3),
+    "efficient_vis": (120, 5e-4),
+    "tt_spn": (160, 1e-3),
+    "hitf": (80, 1e-3),
+}
 
 # A model that takes no time, for tests that ask how and not how well.
 _ROOM = "MODEL.EFFICIENT_VIS."
+_TT_SPN = "MODEL.TT_SPN."
+_NARROW = {
+    "MODEL.RESNETS.NORM": "FrozenBN",  # frames of a batch do not look at each other
+    # Deep and very narrow, which is faster than shallow, whose widths are fixed.
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+}
 SMALLER = {
     "efficient_vis": {
-        "MODEL.RESNETS.NORM": "FrozenBN",  # frames of a batch do not look at each other
-        # Deep and very narrow, which is faster than shallow, whose widths are fixed.
-        "MODEL.RESNETS.DEPTH": 50,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-        "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+        **_NARROW,
         "MODEL.FPN.NORM": "",
         "MODEL.FPN.OUT_CHANNELS": 16,
         f"{_ROOM}HIDDEN_DIM": 16,
@@ -45,7 +54,46 @@ SMALLER = {
         "TEST.VIS.STRIDE": 3,
         "TEST.VIS.AGGREGATE": "mean",
         "TEST.VIS.OVER": "all",
-    }
+    },
+    "tt_spn": {
+        **_NARROW,
+        f"{_TT_SPN}HIDDEN_DIM": 32,
+        f"{_TT_SPN}NHEADS": 2,
+        f"{_TT_SPN}ENC_LAYERS": 1,
+        f"{_TT_SPN}DEC_LAYERS": 2,
+        f"{_TT_SPN}FFN_DIM": 16,
+        f"{_TT_SPN}DROPOUT": 0.0,
+        f"{_TT_SPN}NUM_SLOTS": 4,
+        f"{_TT_SPN}SPN_HIDDEN": 16,
+        f"{_TT_SPN}SPN_DROPOUT": 0.0,
+        "INPUT.CLIP.NUM_FRAMES": 3,
+        "TEST.VIS.WINDOW": 3,
+        "TEST.VIS.STRIDE": 2,
+    },
+    "hitf": {
+        **_NARROW,
+        "MODEL.HITF.CANVAS": 0,
+        "MODEL.HITF.NUM_SLOTS": 4,
+        "MODEL.HITF.CODE_DIM": 16,
+        "MODEL.HITF.KEY_DIM": 8,
+        "MODEL.HITF.VALUE_DIM": 16,
+        "MODEL.HITF.NUM_HEADS": 2,
+        "MODEL.HITF.FFN_DIM": 16,
+        "MODEL.HITF.NUM_INTRA": 1,
+        "MODEL.HITF.NUM_REF": 2,
+        "MODEL.HITF.AXIAL_DIM": 8,
+        "MODEL.HITF.AXIAL_KEY_DIM": 4,
+        "MODEL.HITF.AXIAL_SPAN": 4,
+        "MODEL.HITF.DROP_PATH": 0.0,
+        "MODEL.HITF.PE_GRID": 5,
+        "MODEL.HITF.DECODER_DIM": 16,
+        "MODEL.HITF.LOW_DIM": 8,
+        "MODEL.HITF.MASK_DIM": 8,
+        "MODEL.HITF.ASPP_DILATIONS": [1, 2, 3],
+        "MODEL.HITF.ASPP_DROPOUT": 0.0,
+        "MODEL.HITF.SEM_LOW_DIM": 8,
+        "INPUT.CLIP.NUM_FRAMES": 3,
+    },
 }
 
 

@@ -33,6 +33,11 @@ def quick_cfg(path: str) -> CfgNode:
         cfg.MODEL.EFFICIENT_VIS.MASK_NORM = "GN"
         # The second clip of a sample learns from the first one from the first iteration on.
         cfg.MODEL.EFFICIENT_VIS.CORRESPONDENCE_FROM = 0
+    if cfg.MODEL.META_ARCHITECTURE == "HITF":
+        cfg.MODEL.RESNETS.NORM = "FrozenBN"  # too narrow for 32 groups
+        cfg.MODEL.HITF.ATTN_NORM = "scaled_ln"
+    if cfg.MODEL.META_ARCHITECTURE == "TTSPN":  # its clips have as many frames as its queries
+        cfg.merge_from_list(["INPUT.CLIP.NUM_FRAMES", 2, "TEST.VIS.WINDOW", 2])
     return cfg
 
 

@@ -5,7 +5,9 @@ from detectron2.config import CfgNode
 from vis_d2.config import add_common_config
 
 from .efficient_vis.config import add_efficient_vis_config
+from .hitf.config import add_hitf_config
 from .sg_net.config import add_sg_net_config
+from .tt_spn.config import add_tt_spn_config
 
 __all__ = ["add_vis_config"]
 
@@ -20,3 +22,5 @@ def add_vis_config(cfg: CfgNode) -> None:
     add_common_config(cfg)
     add_sg_net_config(cfg)
     add_efficient_vis_config(cfg)
+    add_tt_spn_config(cfg)
+    add_hitf_config(cfg)
