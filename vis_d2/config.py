@@ -72,7 +72,7 @@ def _add_timm_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM.NORM = ""
     # Probability that the last block is skipped in training (falling to 0 at the first), in [0, 1).
     cfg.MODEL.TIMM.DROP_PATH = 0.0
-    # Recompute each block's activations in the backward pass: less memory, a third more time.
+    # Recompute each block's activations in the backward pass: less memory, more time.
     cfg.MODEL.TIMM.RECOMPUTE = False
     # Further arguments of the model, by timm's names: {depths: [1, 1, 2, 1]}. In a file only.
     cfg.MODEL.TIMM.ARGS = CN(new_allowed=True)

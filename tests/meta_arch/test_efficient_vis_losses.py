@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from detectron2.structures import BitMasks
+from room_parts import rectangles
 from torch import Tensor
 
 from vis_d2.meta_arch.efficient_vis.losses import ClassLoss, box_losses, mask_losses
@@ -15,23 +16,8 @@ BOX = [20.0, 20.0, 40.0, 40.0]
 N, T, K = 3, 2, 3
 
 
-def truth(boxes, labels=None, visible=None, valid=None) -> TrackletTargets:
-    """Rectangles (n, T, 4) that fill their boxes; zeros where not visible."""
-    boxes = torch.tensor(boxes, dtype=torch.float32).view(-1, T, 4)
-    visible = torch.ones(boxes.shape[:2]) if visible is None else torch.tensor(visible)
-    visible = visible.bool().view(boxes.shape[:2])
-    masks = torch.zeros(*visible.shape, 100, 100, dtype=torch.bool)
-    for j, t in visible.nonzero().tolist():
-        x0, y0, x1, y1 = (int(v) for v in boxes[j, t])
-        masks[j, t, y0:y1, x0:x1] = True
-    return TrackletTargets(
-        labels=torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),
-        ids=torch.arange(len(boxes)),
-        boxes=boxes * visible[..., None],
-        masks=masks,
-        visible=visible,
-        valid=torch.tensor(valid or [True] * T),
-    )
+def truth(*args, **more) -> TrackletTargets:
+    return rectangles(*args, length=T, **more)
 
 
 def outputs(batch: int = 1, channels: int = 1, classes: int = K):

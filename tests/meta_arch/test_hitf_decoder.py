@@ -7,7 +7,6 @@ import torch
 from detectron2.layers import ShapeSpec
 from hitf_parts import BN, LN, awake
 
-from vis_d2.meta_arch.hitf.backbone import valid_cells
 from vis_d2.meta_arch.hitf.decoder import AlignedDecoder
 from vis_d2.meta_arch.hitf.heads import PixelHead, SemanticHead, SlotHeads
 
@@ -19,17 +18,6 @@ def decoder() -> AlignedDecoder:
         channels=8, dilations=[1, 2, 3], dropout=0.0, norms=BN,
     )  # fmt: skip
     return awake(module)
-
-
-def test_valid_cells_lie_on_the_frame():
-    cells = valid_cells([(33, 48), (1, 49)], 16, (3, 4))
-    assert cells[0].tolist() == [[True, True, True, False]] * 3
-    assert cells[1].tolist() == [[True] * 4, [False] * 4, [False] * 4]
-    assert valid_cells([(32, 65)], 16, (3, 4))[0].tolist() == [[True] * 4] * 2 + [[False] * 4]
-    # While the model is traced, to count its operations, sizes are tensors.
-    assert torch.equal(
-        valid_cells([torch.tensor([33, 48]), torch.tensor([1, 49])], 16, (3, 4)), cells
-    )
 
 
 def test_upsampling_puts_cell_i_on_cell_four_i():

@@ -88,7 +88,7 @@ def test_an_awake_layer_changes_both_and_stays_positive():
 
 def test_drop_path_leaves_samples_as_they_were():
     module = awake(layer(LN)).train()
-    module.exchange.drop.probability = 0.5
+    module.exchange.drop.p = 0.5
     pixels, code, valid = inputs(64)
     new_pixels, _ = module(pixels, code, valid)
     same = (new_pixels == pixels).flatten(1).all(1)

@@ -7,12 +7,12 @@ import torch
 
 from vis_d2.meta_arch.hitf.criterion import LossWeights, SlotCriterion, slot_of_pixels
 from vis_d2.meta_arch.hitf.losses import (
-    dice_coefficient,
     discrimination_loss,
     empty_loss,
     mask_identity_loss,
     pair_losses,
     semantic_loss,
+    valid_dice,
 )
 from vis_d2.meta_arch.hitf.targets import SlotTargets
 
@@ -25,8 +25,8 @@ def logits_of(*probs) -> torch.Tensor:
 
 
 def test_background_is_valid_so_leaking_over_it_costs():
-    exact = dice_coefficient(OBJECT[None].float(), OBJECT[None], VALID)
-    leaking = dice_coefficient(torch.ones(1, 1, 8), OBJECT[None], VALID)
+    exact = valid_dice(OBJECT[None].float(), OBJECT[None], VALID)
+    leaking = valid_dice(torch.ones(1, 1, 8), OBJECT[None], VALID)
     assert exact.item() == pytest.approx(1.0)
     # Five pixels of background, but not the padding: (2 * 2 + 1) / (7 + 2 + 1).
     assert leaking.item() == pytest.approx(0.5)

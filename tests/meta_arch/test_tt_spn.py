@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from room_parts import stored_bytes
 from torch.nn import functional as F
 
 from systems import ROOT, moving_squares, small_cfg
@@ -141,22 +142,11 @@ def test_recomputing_keeps_statistics_of_the_batch():
         assert torch.allclose(value, other, rtol=1e-4), name
 
 
-def stored_bytes(*opts) -> int:
-    """What the forward pass keeps for the backward pass."""
-    sizes = {}
-
-    def pack(tensor):
-        sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = build(*opts)([moving_squares(3)])
-    assert kept
-    return sum(sizes.values())
-
-
 def test_recomputing_saves_memory():
-    sizes = {mode: stored_bytes("RECOMPUTE", mode) for mode in ("none", "backbone", "masks", "all")}
+    sizes = {
+        mode: stored_bytes(build("RECOMPUTE", mode), [moving_squares(3)])
+        for mode in ("none", "backbone", "masks", "all")
+    }
     assert sizes["all"] < sizes["backbone"] < sizes["none"]
     assert sizes["all"] < sizes["masks"] < sizes["none"]
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from room_parts import rectangles
 from torch import Tensor
 
 from vis_d2.meta_arch.tt_spn.losses import (
@@ -24,23 +25,8 @@ WEIGHTS = {"class": 1.0, "l1": 5.0, "iou": 2.0, "dice": 1.0}
 BOX = [20.0, 20.0, 40.0, 40.0]  # centre 0.3 0.3, size 0.2 0.2
 
 
-def truth(boxes, labels=None, visible=None) -> TrackletTargets:
-    """Rectangles (n, T, 4) that fill their boxes; zeros where not visible."""
-    length = len(boxes[0]) if boxes else T
-    boxes = torch.tensor(boxes, dtype=torch.float32).view(-1, length, 4)
-    visible = torch.ones(boxes.shape[:2]) if visible is None else torch.tensor(visible)
-    visible = visible.bool().view(boxes.shape[:2])
-    masks = torch.zeros(*visible.shape, 100, 100, dtype=torch.bool)
-    for j, t in visible.nonzero().tolist():
-        x0, y0, x1, y1 = (int(v) for v in boxes[j, t])
-        masks[j, t, y0:y1, x0:x1] = True
-    return TrackletTargets(
-        labels=torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),
-        ids=torch.arange(len(boxes)),
-        boxes=boxes * visible[..., None],
-        masks=masks,
-        visible=visible,
-    )
+def truth(boxes, *args, **more) -> TrackletTargets:
+    return rectangles(boxes, *args, length=len(boxes[0]) if boxes else T, **more)
 
 
 def outputs(boxes=None, batch: int = 1, length: int = T):

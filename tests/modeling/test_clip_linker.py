@@ -506,3 +506,20 @@ def test_parts_of_a_window_that_do_not_fit():
     ]:
         with pytest.raises(ValueError, match=r"expected class_probs \(N, T, K\).*found"):
             ClipTracks(probs, masks, shown)
+
+
+def test_boxes_are_averaged_over_the_windows_that_show_the_track():
+    linker = ClipLinker(overlap=1)
+    first, second = still(LEFT, frames=2), still(LEFT, frames=2)
+    boxes = (
+        torch.tensor([[[0.0, 0, 4, 4], [1, 0, 5, 4]]]),
+        torch.tensor([[[3.0, 2, 7, 8], [4, 0, 8, 4]]]),
+    )
+    clips = [dataclasses.replace(c, boxes=b) for c, b in zip((first, second), boxes)]
+    begin, memory = linker.update(linker.start(), clips[0])
+    middle, memory = linker.update(memory, clips[1])
+    found = [frame.boxes.tolist() for frame in (*begin, *middle, *linker.flush(memory))]
+    assert found == [[[0, 0, 4, 4]], [[2, 1, 6, 6]], [[4, 0, 8, 4]]]
+    assert linker.flush(linker.update(linker.start(), first)[1])[0].boxes is None
+    with pytest.raises(ValueError, match=r"boxes \(N, T, 4\).*found"):
+        dataclasses.replace(first, boxes=boxes[0][:, :1])

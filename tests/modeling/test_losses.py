@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from vis_d2.modeling.losses import box_log_loss, global_mean, paired_giou, paired_iou
+from vis_d2.modeling.losses import (
+    box_log_loss,
+    dice_coefficient,
+    global_mean,
+    paired_giou,
+    paired_iou,
+)
 
 UNIT = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
 
@@ -67,3 +73,10 @@ def test_normaliser_has_a_floor_and_no_gradient():
     assert global_mean(value, floor=1.0).item() == 1.0
     assert global_mean(torch.tensor(3), floor=1.0).item() == 3.0
     assert not global_mean(value, floor=0.0).requires_grad
+
+
+def test_dice_by_hand():
+    probs = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    truth = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    # (2 + 1) / (1.5 + 1 + 1); nothing found where nothing is; nothing in common
+    assert dice_coefficient(probs, truth).tolist() == pytest.approx([3 / 3.5, 1.0, 1 / 4])

@@ -19,18 +19,22 @@ class ClipTracks:
         class_probs: (N, T, K) in [0, 1].
         masks: (N, T, h, w) logits at low resolution; the object is where they are above 0.
         shown: (N, T) bool, whether the slot claims to be in the frame; None: everywhere.
+        boxes: (N, T, 4), in any form whose mean is one; None: the model has none.
     """
 
     class_probs: Tensor
     masks: Tensor
     shown: Optional[Tensor] = None
+    boxes: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
-        parts = [self.class_probs, self.masks] + ([] if self.shown is None else [self.shown])
+        axes = {"class_probs": 3, "masks": 4, "shown": 2, "boxes": 3}
+        parts = {name: getattr(self, name) for name in axes if getattr(self, name) is not None}
         # Whole numbers also where operations are traced, which makes tensors of sizes.
-        found = [tuple(int(n) for n in part.shape) for part in parts]
-        if [len(s) for s in found] != [3, 4, 2][: len(found)] or len({s[:2] for s in found}) > 1:
-            expected = "class_probs (N, T, K), masks (N, T, h, w), shown (N, T)"
+        found = {name: tuple(int(n) for n in part.shape) for name, part in parts.items()}
+        fit = all(len(shape) == axes[name] for name, shape in found.items())
+        if not fit or len({shape[:2] for shape in found.values()}) > 1:
+            expected = "class_probs (N, T, K), masks (N, T, h, w), shown (N, T), boxes (N, T, 4)"
             raise ValueError(f"tracks of a window: expected {expected}, found {found}")
 
 
@@ -42,11 +46,13 @@ class LinkedFrame:
         track_ids: (n,) int64, ascending.
         class_probs: (n, K) in [0, 1], mean of the windows that show the track here.
         masks: (n, h, w) logits, the same mean.
+        boxes: (n, 4), the same mean; None without boxes.
     """
 
     track_ids: Tensor
     class_probs: Tensor
     masks: Tensor
+    boxes: Optional[Tensor] = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,11 @@ class HeldFrame:
     Attributes:
         track_ids: (n,) int64, ascending.
         sums: over the windows so far that show the track here: how many (n,), class
-            probabilities (n, K) and mask logits (n, h, w).
+            probabilities (n, K), mask logits (n, h, w) and, where there are some, boxes (n, 4).
     """
 
     track_ids: Tensor
-    sums: Tuple[Tensor, Tensor, Tensor]
+    sums: Tuple[Tensor, ...]
 
     def add(self, other: "HeldFrame") -> "HeldFrame":
         """Rows of one track become one row; tracks of only one of both are kept as they are."""
@@ -71,8 +77,9 @@ class HeldFrame:
 
     def mean(self) -> LinkedFrame:
         """The frame as it leaves."""
-        counts, probs, masks = self.sums
-        return LinkedFrame(self.track_ids, probs / counts[:, None], masks / counts[:, None, None])
+        counts, probs, masks, *boxes = self.sums
+        means = [x / counts.view(-1, *[1] * (x.dim() - 1)) for x in (probs, masks, *boxes)]
+        return LinkedFrame(self.track_ids, *means)
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class ClipLinker:
     common, take no part. Other slots start tracks, other tracks end; no id is used again.
 
     In a shared frame a track is the mean, over the windows that show it there, of class
-    probabilities and of mask logits; a track that no window shows there is left out.
+    probabilities, mask logits and boxes; a track that no window shows there is left out.
 
     Args:
         overlap: frames shared with the window before, window - stride; 0: nothing is linked.
@@ -167,7 +174,9 @@ def _frame(clip: ClipTracks, t: int, ids: Tensor) -> HeldFrame:
     if clip.shown is not None:
         rows = rows[clip.shown[rows, t]]
     # Indexing copies: a frame that is held back does not keep the whole window in memory.
-    sums = torch.ones_like(rows), clip.class_probs[rows, t], clip.masks[rows, t]
+    sums = (torch.ones_like(rows), clip.class_probs[rows, t], clip.masks[rows, t])
+    if clip.boxes is not None:
+        sums += (clip.boxes[rows, t],)
     return HeldFrame(ids[rows], sums)
 
 

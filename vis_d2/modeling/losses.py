@@ -8,7 +8,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-__all__ = ["box_log_loss", "global_mean", "paired_giou", "paired_iou"]
+__all__ = ["box_log_loss", "dice_coefficient", "global_mean", "paired_giou", "paired_iou"]
 
 LOG_FLOOR = 1e-6  # the logarithm of an overlap stops here: -ln(1e-6) = 13.8
 
@@ -63,3 +63,16 @@ def box_log_loss(pred: Tensor, target: Tensor, kind: str) -> Tensor:
     else:
         raise ValueError(f"box loss: expected 'giou' or 'iou', found {kind!r}")
     return -overlap.clamp(min=LOG_FLOOR).log()
+
+
+def dice_coefficient(probs: Tensor, truth: Tensor) -> Tensor:
+    """Overlap of each mask with its truth, (n,) in (0, 1]; 1 for two empty ones.
+
+    One is added to numerator and denominator, so that an empty truth leaves a gradient.
+
+    Args:
+        probs: (n, p) in [0, 1].
+        truth: (n, p) in [0, 1], float.
+    """
+    total = probs.sum(dim=1) + truth.sum(dim=1)
+    return (2 * (probs * truth).sum(dim=1) + 1) / (total + 1)

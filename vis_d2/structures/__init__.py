@@ -16,7 +16,9 @@ _HOMES = {
     "VideoInstances": ".video_instances",
     "finish_masks": ".masks",
     "finish_rois": ".masks",
+    "frame_sizes": ".padding",
     "paste_rois": ".masks",
+    "valid_cells": ".padding",
 }
 __all__ = [
     "RLE",
@@ -24,7 +26,9 @@ __all__ = [
     "VideoInstances",
     "finish_masks",
     "finish_rois",
+    "frame_sizes",
     "paste_rois",
+    "valid_cells",
 ]
 
 

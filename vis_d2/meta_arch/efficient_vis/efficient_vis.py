@@ -18,7 +18,7 @@ from vis_d2.modeling import (
     current_iteration,
     global_mean,
 )
-from vis_d2.structures import TrackletTargets, finish_rois, paste_rois
+from vis_d2.structures import TrackletTargets, finish_rois, frame_sizes, paste_rois
 
 from .. import base
 from .build import build_criterion, build_identity, build_refiner, check_choices
@@ -128,7 +128,7 @@ class EfficientVIS(base.VideoMetaArch):
         valid = real_frames(clips).to(self.device)  # (B, F)
         spans = self._spans(valid)
         features = self._features(images.tensor, len(clips), spans, valid.shape[1])
-        sizes = _frame_sizes(images, len(clips))
+        sizes = frame_sizes(images, len(clips))
         padded = tuple(images.tensor.shape[-2:])
         total: Dict[str, Tensor] = {}
         queries: Optional[Tensor] = None
@@ -203,7 +203,7 @@ class EfficientVIS(base.VideoMetaArch):
         """See ``VideoMetaArch.step``. Masks are pasted when their frame is asked for."""
         pyramid = clip_features(self.backbone, images.tensor)
         features = [pyramid[name] for name in self.refiner_levels]
-        sizes = _frame_sizes(images, 1)
+        sizes = frame_sizes(images, 1)
         valid = torch.ones((1, len(images.tensor)), dtype=torch.bool, device=self.device)
         queries = None if state.slots.queries is None else state.slots.queries[None]
         layers, last = self.refiner(features, sizes, valid, queries, all_masks=False)
@@ -286,13 +286,6 @@ def real_frames(clips: List[Dict[str, Any]]) -> Tensor:
     real = torch.ones_like(indices, dtype=torch.bool)
     real[:, 1:] = indices[:, 1:] != indices[:, :-1]
     return real
-
-
-def _frame_sizes(images: ImageList, batch: int) -> Tensor:
-    """Width, height, width, height of each clip's frames without padding, (B, 4) float."""
-    length = len(images.tensor) // batch
-    sizes = [images.image_sizes[b * length] for b in range(batch)]
-    return torch.tensor([[w, h, w, h] for h, w in sizes], device=images.tensor.device).float()
 
 
 def _grid(size: Tensor) -> Tuple[int, int]:

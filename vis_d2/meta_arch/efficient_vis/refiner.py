@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import box_convert
 
 from vis_d2.modeling import Match, Outputs
 
@@ -97,7 +98,7 @@ class TrackletRefiner(nn.Module):
         if self.position is not None:
             x = x + self.position.weight[:length]
         # (B, 1, 1, 4) times (N, 1, 4) -> (B, N, T, 4)
-        boxes = sizes[:, None, None] * _to_xyxy(self.init_box.weight)[:, None]
+        boxes = sizes[:, None, None] * box_convert(self.init_box.weight, "cxcywh", "xyxy")[:, None]
         boxes = boxes.expand(-1, -1, length, -1)
         layers: List[Outputs] = []
         for stage in self.stages:
@@ -140,11 +141,6 @@ class TrackletRefiner(nn.Module):
         chosen = torch.stack([F.pad(queries, (0, most - len(queries))) for queries, _ in matches])
         made = self.stages[number].masks_of(self.mask_pooler, features, outputs, valid, chosen)
         return {**outputs, "matched_masks": made}
-
-
-def _to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    centre, half = boxes_cxcywh[:, :2], boxes_cxcywh[:, 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=1)
 
 
 def build_poolers(

@@ -6,9 +6,10 @@ import torch
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 from .dual_path import Projection, attend
-from .norms import DropPath, Norms
+from .norms import Norms
 
 __all__ = ["AxialAttention", "AxialBlock", "AxialBottleneck", "LineAttention"]
 
@@ -163,7 +164,7 @@ class AxialBlock(nn.Module):
         self.reduce = Projection(channels, inner, norms)
         self.attention = attention
         self.expand = Projection(inner, channels, norms, scale=0.0)
-        self.drop = DropPath(drop_path)
+        self.drop = StochasticDepth(drop_path, "row")  # per sample
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """(B, C, h, w) and (B, h, w) bool to (B, C, h, w), not negative."""

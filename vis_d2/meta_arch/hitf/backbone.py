@@ -1,7 +1,7 @@
 """The last stage of a ResNet, interleaved with intra-frame layers."""
 
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import torch
 from detectron2.modeling.backbone.resnet import ResNet
@@ -12,7 +12,7 @@ from vis_d2.layers import checkpointed
 from .axial import AxialBlock, AxialBottleneck
 from .dual_path import DualPathLayer
 
-__all__ = ["FrameFeatures", "IntraStage", "distinct_frames", "encode_frames", "valid_cells"]
+__all__ = ["FrameFeatures", "IntraStage", "distinct_frames", "encode_frames"]
 
 CODE_STD = 1.0
 
@@ -134,31 +134,6 @@ def encode_frames(
         run_last = checkpointed(stage_and_layers, nn.ModuleList([intra, blocks]))
     pixels, code = run_last(x, valid)
     return FrameFeatures(low, pixels, code, valid)
-
-
-def valid_cells(
-    sizes: Sequence[Tuple[int, int]],
-    stride: int,
-    shape: Tuple[int, int],
-    device: Optional[torch.device] = None,
-) -> Tensor:
-    """Cells of a map that lie on a frame and not on its padding.
-
-    Cell i lies on pixel ``stride * i``, as padded convolutions place it.
-
-    Args:
-        sizes: (height, width) of each frame in pixels.
-        stride: pixels from cell to cell.
-        shape: (h, w) of the map.
-        device: of the result.
-
-    Returns:
-        (F, h, w) bool.
-    """
-    y, x = (torch.arange(n, device=device) * stride for n in shape)
-    # As numbers: while a model is traced, sizes are tensors.
-    limits = torch.tensor([[int(n) for n in size] for size in sizes], device=device)  # (F, 2)
-    return (y < limits[:, :1])[:, :, None] & (x < limits[:, 1:])[:, None]
 
 
 def distinct_frames(frames: Tensor, batch: int) -> Tuple[List[int], Tensor]:

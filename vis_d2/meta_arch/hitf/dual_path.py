@@ -10,8 +10,9 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
-from .norms import DropPath, Norms
+from .norms import Norms
 
 __all__ = ["AttentionDims", "DualPathLayer", "Exchange", "Projection", "Retrieval", "attend"]
 
@@ -138,7 +139,7 @@ class Exchange(nn.Module):
         to_pixels: bool = True,
     ) -> None:
         super().__init__()
-        self.drop = DropPath(drop_path)
+        self.drop = StochasticDepth(drop_path, "row")  # per sample
         self.code_retrieval = Retrieval(dims, norms) if to_code else None
         self.pixel_retrieval = Retrieval(dims, norms) if to_pixels else None
         if to_code:

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from vis_d2.layers import frozen_statistics
 from vis_d2.modeling import Outputs
+from vis_d2.structures import valid_cells
 
 from .. import base
 from . import build
-from .backbone import FrameFeatures, IntraStage, distinct_frames, encode_frames, valid_cells
+from .backbone import FrameFeatures, IntraStage, distinct_frames, encode_frames
 from .criterion import SlotCriterion
 from .decoder import AlignedDecoder
 from .emission import Emission, finish_slots, label_overlaps, make_tracks

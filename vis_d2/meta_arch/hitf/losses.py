@@ -6,20 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vis_d2.modeling import dice_coefficient
+
 __all__ = [
-    "dice_coefficient",
     "discrimination_loss",
     "empty_loss",
     "mask_identity_loss",
     "pair_losses",
     "semantic_loss",
+    "valid_dice",
 ]
 
-SMOOTH = 1.0  # in numerator and denominator of the dice coefficient
 WEIGHT_FLOOR = 1e-5
 
 
-def dice_coefficient(probs: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+def valid_dice(probs: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Overlap of each mask with its truth over all valid pixels, background included.
 
     Args:
@@ -30,10 +31,8 @@ def dice_coefficient(probs: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     Returns:
         (m,) in (0, 1].
     """
-    probs = (probs.float() * valid).flatten(1)
-    truth = (truth & valid).flatten(1).float()
-    total = probs.sum(1) + truth.sum(1)
-    return (2 * (probs * truth).sum(1) + SMOOTH) / (total + SMOOTH)
+    # (m, h, w) -> (m, h * w)
+    return dice_coefficient((probs.float() * valid).flatten(1), (truth & valid).flatten(1).float())
 
 
 def pair_losses(
@@ -53,7 +52,7 @@ def pair_losses(
             the dice coefficient, both without gradient; "const": both by 1.
     """
     log_probs = F.log_softmax(class_logits.float(), dim=-1)[slots, labels]
-    dice = dice_coefficient(mask_logits.float().softmax(0)[slots], truth, valid)
+    dice = valid_dice(mask_logits.float().softmax(0)[slots], truth, valid)
     mask_weight, class_weight = torch.ones_like(dice), torch.ones_like(dice)
     if weighting == "pq":
         mask_weight = log_probs.detach().exp().clamp(min=WEIGHT_FLOOR)

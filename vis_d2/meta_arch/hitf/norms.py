@@ -1,7 +1,6 @@
 """Normalisations of the new layers: which one, and whether processes share their statistics."""
 
 import math
-from typing import Optional
 
 import torch
 from detectron2.layers import get_norm
@@ -9,7 +8,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ChannelNorm", "DropPath", "Norms", "Scaled", "batch_norm_name"]
+__all__ = ["ChannelNorm", "Norms", "Scaled", "batch_norm_name"]
 
 KINDS = ("BN", "GN", "LN")
 
@@ -106,23 +105,3 @@ class ScalarAffine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight + self.bias
-
-
-class DropPath(nn.Module):
-    """Leaves a residual branch out for some samples of a training batch.
-
-    Args:
-        probability: of a sample to go without, in [0, 1); the others are scaled up for it.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor, generator: Optional[torch.Generator] = None) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        keep = 1 - self.probability
-        shape = (len(x),) + (1,) * (x.dim() - 1)  # one draw per sample
-        drawn = torch.rand(shape, device=x.device, generator=generator) < keep
-        return x * (drawn.to(x.dtype) / keep)

@@ -10,8 +10,9 @@ from detectron2.utils import events
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import box_convert
 
-from vis_d2.modeling import Match, Outputs, global_mean, paired_giou
+from vis_d2.modeling import Match, Outputs, dice_coefficient, global_mean, paired_giou
 from vis_d2.structures import TrackletTargets
 
 __all__ = ["ClassLoss", "SequenceCost", "box_losses", "log_quality", "mask_losses", "num_pairs"]
@@ -59,20 +60,14 @@ class SequenceCost:
 
 def relative_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     """Boxes (..., 4) XYXY in pixels to centre, width and height as shares of ``size`` (4,)."""
-    x0, y0, x1, y1 = (boxes.float() / size).unbind(-1)
-    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
-
-
-def corners(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) from centre, width and height to XYXY."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    return box_convert(boxes.float() / size, "xyxy", "cxcywh")
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of boxes (..., 4) with centre and size, (...); 1 for two boxes without area."""
-    common = torch.minimum(corners(a)[..., 2:], corners(b)[..., 2:])
-    common = common - torch.maximum(corners(a)[..., :2], corners(b)[..., :2])
+    one, other = (box_convert(x, "cxcywh", "xyxy") for x in (a, b))
+    common = torch.minimum(one[..., 2:], other[..., 2:])
+    common = common - torch.maximum(one[..., :2], other[..., :2])
     inter = common.clamp(min=0).prod(-1)
     union = a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - inter
     return (inter + SMOOTH) / (union + SMOOTH)
@@ -140,7 +135,8 @@ def box_losses(
         truth.append(relative_boxes(target.boxes[objects], outputs["size"][b])[shown])
     boxes, true_boxes = torch.cat(pred).float(), torch.cat(truth)  # (p, 4)
     distance = (boxes - true_boxes).abs().sum()
-    giou = (1 - paired_giou(corners(boxes), corners(true_boxes))).sum()
+    placed, true_placed = (box_convert(x, "cxcywh", "xyxy") for x in (boxes, true_boxes))
+    giou = (1 - paired_giou(placed, true_placed)).sum()
     # With no pair at all the sums still hang on the boxes, at zero.
     nothing = outputs["pred_boxes_cxcywh"].sum() * 0.0
     return {"loss_bbox": distance / number + nothing, "loss_giou": giou / number + nothing}
@@ -158,9 +154,7 @@ def mask_losses(logits: Tensor, truth: Tensor) -> Tensor:
     ).flatten(1)  # (p, 1, H, W) -> (p, H * W)
     masks = truth.flatten(1).float()
     focal = sigmoid_focal_loss(values, masks, ALPHA, GAMMA).mean(dim=1)
-    probs = values.sigmoid()
-    common, mass = (probs * masks).sum(dim=1), probs.sum(dim=1) + masks.sum(dim=1)
-    dice = 1 - (2 * common + 1) / (mass + 1)
+    dice = 1 - dice_coefficient(values.sigmoid(), masks)
     return torch.stack([focal.sum(), dice.sum()])
 
 

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from vis_d2.layers import checkpointed
 from vis_d2.modeling import (
@@ -19,7 +20,7 @@ from vis_d2.modeling import (
     SetCriterion,
     clip_features,
 )
-from vis_d2.structures import TrackletTargets, finish_masks
+from vis_d2.structures import TrackletTargets, finish_masks, frame_sizes, valid_cells
 
 from .. import base
 from .build import (
@@ -31,13 +32,12 @@ from .build import (
     level_names,
 )
 from .detector import ClipStates, SequenceDetector
-from .losses import corners, log_quality, mask_losses, num_pairs
+from .losses import log_quality, mask_losses, num_pairs
 from .mask_branch import MaskBranch
 
 __all__ = ["TTSPN", "TTSPNState"]
 
 Size = Tuple[int, int]
-BOX = 4  # numbers of a box
 FRAMES_AT_A_TIME = 6  # of the backbone, whose activations are recomputed
 
 
@@ -138,7 +138,7 @@ class TTSPN(base.VideoMetaArch):
         maps = self._features(images.tensor)
         valid = valid_pixels(images, maps[-1].shape[-2:])
         states = self.detector(maps[-1], valid, every_layer=self.aux_loss)
-        sizes = _frame_sizes(images, len(clips))
+        sizes = frame_sizes(images, len(clips))
         candidates = {}
         if self.masks is not None and self.detector.bbox_embed is None:
             with torch.no_grad():  # to match by; the masks of matched slots come again below
@@ -216,17 +216,15 @@ class TTSPN(base.VideoMetaArch):
         probs = states.layers[-1]["pred_logits"][0, :, :length].softmax(-1)[..., :-1]
         shown = probs.amax(dim=-1) >= self.frame_score  # (N, L)
         slots = shown.any(dim=1).nonzero()[:, 0]
-        columns, boxes = probs[slots], None
-        if self.detector.bbox_embed is not None:
-            boxes = states.layers[-1]["pred_boxes_cxcywh"][0, slots, :length]  # (n, L, 4)
-            # The linker treats all columns alike: shares of the frame are in [0, 1], too.
-            columns = torch.cat([columns, boxes], dim=-1)
+        boxes = states.layers[-1].get("pred_boxes_cxcywh")
+        if boxes is not None:
+            boxes = boxes[0, slots, :length]  # (1, N, T, 4) -> (n, L, 4)
         if self.masks is not None:
             rows = torch.zeros_like(slots)
             masks = self.masks(states, maps[-2::-1], rows, slots, repeat)[:, :length]
         else:
             masks = _box_masks(boxes, maps[0].shape[-2:]).float() - 0.5
-        clip = ClipTracks(columns, masks, shown[slots])
+        clip = ClipTracks(probs[slots], masks, shown[slots], boxes)
         frames, memory = self.linker.update(state.memory, clip)
         padded = tuple(images.tensor.shape[-2:])
         state = TTSPNState(state.output_size, images.image_sizes[0], padded, memory)
@@ -240,14 +238,10 @@ class TTSPN(base.VideoMetaArch):
         """Tracks of one frame at output size."""
         result = Instances(state.output_size)
         result.track_ids = frame.track_ids
-        boxes = None
         result.class_probs = frame.class_probs
-        if self.detector.bbox_embed is not None:
-            result.class_probs, boxes = frame.class_probs.split(
-                [frame.class_probs.shape[1] - BOX, BOX], dim=1
-            )
+        if frame.boxes is not None:
             height, width = state.output_size
-            result.pred_boxes = Boxes(corners(boxes))
+            result.pred_boxes = Boxes(box_convert(frame.boxes, "cxcywh", "xyxy"))
             result.pred_boxes.scale(width, height)
             result.pred_boxes.clip(state.output_size)
         if self.masks is not None:
@@ -259,7 +253,7 @@ class TTSPN(base.VideoMetaArch):
                 threshold=0.0,
             )
         else:
-            result.pred_masks = _box_masks(boxes, state.output_size)
+            result.pred_masks = _box_masks(frame.boxes, state.output_size)
         return result
 
 
@@ -271,24 +265,14 @@ def valid_pixels(images: ImageList, size: Size) -> Optional[Tensor]:
     padded = images.tensor.shape[-2:]
     if all(tuple(found) == tuple(padded) for found in images.image_sizes):
         return None
-    limits = torch.tensor([tuple(found) for found in images.image_sizes])  # (F, 2)
-    inside = [
-        torch.arange(cells) * pixels // cells < limits[:, axis, None]  # (F, h) and (F, w)
-        for axis, (cells, pixels) in enumerate(zip(size, padded))
-    ]
-    return (inside[0][:, :, None] & inside[1][:, None]).to(images.tensor.device)
-
-
-def _frame_sizes(images: ImageList, batch: int) -> Tensor:
-    """Width, height, width, height of each clip's frames without padding, (B, 4) float."""
-    length = len(images) // batch
-    sizes = [images.image_sizes[b * length] for b in range(batch)]
-    return torch.tensor([[w, h, w, h] for h, w in sizes], device=images.tensor.device).float()
+    stride = int(padded[0]) // size[0]  # padded frames are multiples of it
+    return valid_cells(images.image_sizes, stride, size, images.tensor.device)
 
 
 def _box_masks(boxes: Tensor, size: Size) -> Tensor:
     """Filled boxes (..., 4), shares as centre and size, as masks (..., H, W) bool."""
-    x0, y0, x1, y1 = corners(boxes)[..., None].unbind(-2)  # each (..., 1)
+    placed = box_convert(boxes, "cxcywh", "xyxy")
+    x0, y0, x1, y1 = placed[..., None].unbind(-2)  # each (..., 1)
     y, x = ((torch.arange(n, device=boxes.device) + 0.5) / n for n in size)  # pixels' centres
     rows, columns = (y >= y0) & (y < y1), (x >= x0) & (x < x1)  # (..., H), (..., W)
     return rows[..., :, None] & columns[..., None, :]
