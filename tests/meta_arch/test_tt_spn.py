@@ -230,7 +230,10 @@ def test_a_clip_of_another_length_is_an_error():
         (("HIDDEN_DIM", 48), "HIDDEN_DIM: expected a multiple of 32 for masks, found 48"),
         (("HIDDEN_DIM", 33), "HIDDEN_DIM: expected an even number from 6, found 33"),
         (("SPN_HIDDEN", 6), "SPN_HIDDEN: expected a multiple of 4, found 6"),
-        (("TEST.VIS.WINDOW", 0), r"WINDOW: .*expected INPUT.CLIP.NUM_FRAMES \(3\), found 0"),
+        (
+            ("TEST.VIS.WINDOW", 0),
+            r"TEST.VIS.WINDOW: expected INPUT.CLIP.NUM_FRAMES \(3\),.* found 0",
+        ),
         (("TEST.VIS.WINDOW", 5), "WINDOW"),
         (
             ("MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"]),

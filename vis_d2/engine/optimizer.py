@@ -48,7 +48,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if name == "SGD":
         extra = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
         return _with_clipping(torch.optim.SGD, _make_clipper(cfg))(groups, **extra)
-    return _with_clipping(torch.optim.AdamW, _make_clipper(cfg))(groups)
+    # torch groups a GPU's parameters by itself; a CPU's would be updated in ten calls each.
+    on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
+    extra = {"fused": True} if on_cpu else {}
+    return _with_clipping(torch.optim.AdamW, _make_clipper(cfg))(groups, **extra)
 
 
 def _check_rules(rules: List[Dict[str, Any]], model: nn.Module, optimizer: str) -> None:

@@ -11,6 +11,7 @@ from .clip_linker import ClipLinker, ClipTracks, LinkedFrame, LinkerMemory
 from .fcos import FCOSDetector, FCOSHead, FCOSOutputs, LocationGrid, conv_block, flatten_maps
 from .fcos_criterion import FCOSCriterion, Positives
 from .iteration import current_iteration
+from .key_check import KeyCheck
 from .losses import box_log_loss, dice_coefficient, global_mean, paired_giou, paired_iou
 from .matching import CostFn, Match, Outputs, assign, focal_cost, weighted_sum
 from .set_criterion import Completion, LossFn, SetCriterion
@@ -24,6 +25,7 @@ __all__ = [
     "FCOSDetector",
     "FCOSHead",
     "FCOSOutputs",
+    "KeyCheck",
     "LinkedFrame",
     "LinkerMemory",
     "LocationGrid",

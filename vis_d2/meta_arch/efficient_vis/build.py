@@ -5,7 +5,7 @@ from typing import Tuple, Union
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone
 
-from vis_d2.modeling import SetCriterion, num_classes
+from vis_d2.modeling import KeyCheck, SetCriterion, num_classes
 
 from .attention import QueryAttention
 from .identity import HandcraftedLinks, SlotIdentity
@@ -39,39 +39,20 @@ SHARES = ("DROPOUT", "BG_THR", "LINK_SCORE", "FRAME_SCORE_THR", "DUP_MASK_IOU", 
 
 def check_choices(cfg: CfgNode) -> None:
     """Raise a ValueError for a key with a value that makes no model."""
-    node = cfg.MODEL.EFFICIENT_VIS
-    for key, allowed in CHOICES.items():
-        if node[key] not in allowed:
-            raise ValueError(
-                f"MODEL.EFFICIENT_VIS.{key}: expected one of {allowed}, found {node[key]!r}"
-            )
-    for key in COUNTS:
-        if node[key] < 1:
-            raise ValueError(
-                f"MODEL.EFFICIENT_VIS.{key}: expected a number from 1, found {node[key]}"
-            )
-    for key in SHARES:
-        if not 0.0 <= node[key] <= 1.0:  # not a number fails too
-            raise ValueError(
-                f"MODEL.EFFICIENT_VIS.{key}: expected a number in [0, 1], found {node[key]}"
-            )
-    if node.HIDDEN_DIM % node.NUM_HEADS:
-        raise ValueError(
-            f"MODEL.EFFICIENT_VIS.HIDDEN_DIM: expected a multiple of NUM_HEADS "
-            f"({node.NUM_HEADS}), found {node.HIDDEN_DIM}"
-        )
+    node, check = cfg.MODEL.EFFICIENT_VIS, KeyCheck(cfg, "MODEL.EFFICIENT_VIS")
+    check.choices(CHOICES)
+    check.at_least(1, COUNTS)
+    check.shares(SHARES)
+    check.multiples("NUM_HEADS", ["HIDDEN_DIM"])
     window, stride = cfg.TEST.VIS.WINDOW, cfg.TEST.VIS.STRIDE
-    if window and stride != window:
-        raise ValueError(
-            f"TEST.VIS.STRIDE: clips do not overlap, expected TEST.VIS.WINDOW ({window}), "
-            f"found {stride}"
-        )
+    wanted = f"TEST.VIS.WINDOW ({window}): clips do not overlap"
+    KeyCheck(cfg, "TEST.VIS").expect("STRIDE", not window or stride == window, wanted)
     longest = max(cfg.INPUT.CLIP.NUM_FRAMES, window)
-    if node.TEMPORAL_PE and (not window or node.TEMPORAL_PE < longest):
-        raise ValueError(
-            f"MODEL.EFFICIENT_VIS.TEMPORAL_PE: expected the length of the longest clip of "
-            f"INPUT.CLIP.NUM_FRAMES and TEST.VIS.WINDOW, found {node.TEMPORAL_PE}"
-        )
+    check.expect(
+        "TEMPORAL_PE",
+        not node.TEMPORAL_PE or (window > 0 and node.TEMPORAL_PE >= longest),
+        "the length of the longest clip of INPUT.CLIP.NUM_FRAMES and TEST.VIS.WINDOW",
+    )
 
 
 def build_refiner(cfg: CfgNode, backbone: Backbone) -> TrackletRefiner:

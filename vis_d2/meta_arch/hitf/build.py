@@ -8,7 +8,7 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from torch import nn
 
-from vis_d2.modeling import num_classes
+from vis_d2.modeling import KeyCheck, num_classes
 
 from .axial import AxialAttention, AxialBlock, AxialBottleneck
 from .backbone import IntraStage
@@ -66,45 +66,27 @@ PROBABILITIES = ("DROP_PATH", "ASPP_DROPOUT", "MASK_THR")
 
 def check_choices(cfg: CfgNode) -> None:
     """Raise a ValueError for a key with a value that makes no model."""
-    node = cfg.MODEL.HITF
-    for key, allowed in CHOICES.items():
-        _check(node, key, node[key] in allowed, f"one of {allowed}")
-    for key in COUNTS:
-        _check(node, key, node[key] >= 1, "a number from 1")
-    for key in PROBABILITIES:
-        _check(node, key, 0 <= node[key] < 1, "a number from 0, below 1")
-    _check(node, "LOGIT_SCALE", node.LOGIT_SCALE > 0, "a positive number")
-    _check(node, "EMPTY_PRIOR", 0 < node.EMPTY_PRIOR < 1, "a number between 0 and 1")
-    _check(node, "INST_WEIGHT", 0 <= node.INST_WEIGHT <= 1, "a number from 0 to 1")
-    _check(node, "CLASS_THR", 0 <= node.CLASS_THR <= 1, "a number from 0 to 1")
-    _check(node, "ID_IOU", 0.5 <= node.ID_IOU <= 1, "a number from 0.5 to 1")
-    _check(node, "MAX_GAP", node.MAX_GAP >= -1, "-1 or more")
-    _check(node, "DISC_TEMPERATURE", node.DISC_TEMPERATURE > 0, "a positive number")
+    node, check = cfg.MODEL.HITF, KeyCheck(cfg, ROOM)
+    check.choices(CHOICES)
+    check.at_least(1, COUNTS)
+    check.shares(PROBABILITIES, below_one=True)
+    check.shares(("INST_WEIGHT", "CLASS_THR"))
+    check.above_zero(("LOGIT_SCALE", "DISC_TEMPERATURE"))
+    check.at_least(-1, ["MAX_GAP"])
+    check.expect("EMPTY_PRIOR", 0 < node.EMPTY_PRIOR < 1, "a number between 0 and 1")
+    check.expect("ID_IOU", 0.5 <= node.ID_IOU <= 1, "a number from 0.5 to 1")
     # Batch normalisation needs two, and the pixels of a mask are kept in bytes.
-    _check(node, "NUM_SLOTS", 2 <= node.NUM_SLOTS <= 254, "a number from 2 to 254")
-    _check(node, "ASPP_DILATIONS", len(node.ASPP_DILATIONS) == 3, "three numbers")
+    check.expect("NUM_SLOTS", 2 <= node.NUM_SLOTS <= 254, "a number from 2 to 254")
+    check.expect("ASPP_DILATIONS", len(node.ASPP_DILATIONS) == 3, "three numbers")
     divided = ["KEY_DIM", "VALUE_DIM"]
     divided += {"add": ["AXIAL_DIM", "AXIAL_KEY_DIM"]}.get(node.PIXEL_ATTN, [])
-    for key in divided:
-        fits = node[key] >= 1 and node[key] % node.NUM_HEADS == 0
-        _check(node, key, fits, f"a multiple of NUM_HEADS ({node.NUM_HEADS})")
-    _check_clip(cfg)
-
-
-def _check(node: CfgNode, key: str, fine: bool, expected: str) -> None:
-    if not fine:
-        raise ValueError(f"{ROOM}.{key}: expected {expected}, found {node[key]!r}")
-
-
-def _check_clip(cfg: CfgNode) -> None:
-    window, wanted = cfg.TEST.VIS.WINDOW, cfg.MODEL.HITF.NUM_REF + 1
-    if window != 1:
-        raise ValueError(f"TEST.VIS.WINDOW: an online model sees 1 frame at a time, found {window}")
-    if cfg.INPUT.CLIP.NUM_FRAMES != wanted:
-        raise ValueError(
-            f"INPUT.CLIP.NUM_FRAMES: expected {ROOM}.NUM_REF + 1 ({wanted}), "
-            f"found {cfg.INPUT.CLIP.NUM_FRAMES}"
-        )
+    check.multiples("NUM_HEADS", divided)
+    test, clip = KeyCheck(cfg, "TEST.VIS"), KeyCheck(cfg, "INPUT.CLIP")
+    test.expect(
+        "WINDOW", cfg.TEST.VIS.WINDOW == 1, "1, as an online model sees one frame at a time"
+    )
+    wanted = node.NUM_REF + 1
+    clip.expect("NUM_FRAMES", cfg.INPUT.CLIP.NUM_FRAMES == wanted, f"{ROOM}.NUM_REF + 1 ({wanted})")
 
 
 def build_resnet(cfg: CfgNode) -> ResNet:

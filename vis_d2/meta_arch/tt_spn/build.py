@@ -14,7 +14,7 @@ from vis_d2.layers import (
     TransformerEncoder,
     init_xavier,
 )
-from vis_d2.modeling import SetCriterion, num_classes
+from vis_d2.modeling import KeyCheck, SetCriterion, num_classes
 
 from .attention_maps import AttentionMaps
 from .detector import SequenceDetector, axis_channels
@@ -55,33 +55,21 @@ NARROWEST = 32  # hidden layers of the masks over the clip have 1 / 32 of the ch
 
 def check_choices(cfg: CfgNode) -> None:
     """Raise a ValueError for a key with a value that makes no model."""
-    node = cfg.MODEL.TT_SPN
-    for key, allowed in CHOICES.items():
-        if node[key] not in allowed:
-            raise ValueError(f"MODEL.TT_SPN.{key}: expected one of {allowed}, found {node[key]!r}")
-    for key in COUNTS:
-        if node[key] <= 0:
-            raise ValueError(f"MODEL.TT_SPN.{key}: expected a number above 0, found {node[key]}")
+    node, check = cfg.MODEL.TT_SPN, KeyCheck(cfg, "MODEL.TT_SPN")
+    check.choices(CHOICES)
+    check.above_zero(COUNTS)
     axis_channels(node.HIDDEN_DIM)
-    if node.HIDDEN_DIM % node.NHEADS:
-        raise ValueError(
-            f"MODEL.TT_SPN.HIDDEN_DIM: expected a multiple of NHEADS ({node.NHEADS}), found "
-            f"{node.HIDDEN_DIM}"
-        )
-    if node.TASK != "detection" and node.HIDDEN_DIM % NARROWEST:
-        raise ValueError(
-            f"MODEL.TT_SPN.HIDDEN_DIM: expected a multiple of {NARROWEST} for masks, found "
-            f"{node.HIDDEN_DIM}"
-        )
-    if node.HEAD == "siren" and node.SPN_HIDDEN % 4:
-        raise ValueError(
-            f"MODEL.TT_SPN.SPN_HIDDEN: expected a multiple of 4, found {node.SPN_HIDDEN}"
-        )
-    if cfg.TEST.VIS.WINDOW != cfg.INPUT.CLIP.NUM_FRAMES:
-        raise ValueError(
-            f"TEST.VIS.WINDOW: a query belongs to a frame of the clip, expected "
-            f"INPUT.CLIP.NUM_FRAMES ({cfg.INPUT.CLIP.NUM_FRAMES}), found {cfg.TEST.VIS.WINDOW}"
-        )
+    check.multiples("NHEADS", ["HIDDEN_DIM"])
+    fits = node.TASK == "detection" or node.HIDDEN_DIM % NARROWEST == 0
+    check.expect("HIDDEN_DIM", fits, f"a multiple of {NARROWEST} for masks")
+    fits = node.HEAD != "siren" or node.SPN_HIDDEN % 4 == 0
+    check.expect("SPN_HIDDEN", fits, "a multiple of 4")
+    length = cfg.INPUT.CLIP.NUM_FRAMES
+    KeyCheck(cfg, "TEST.VIS").expect(
+        "WINDOW",
+        cfg.TEST.VIS.WINDOW == length,
+        f"INPUT.CLIP.NUM_FRAMES ({length}), as a query belongs to a frame of the clip",
+    )
 
 
 def level_names(backbone: Backbone) -> Tuple[str, ...]:
