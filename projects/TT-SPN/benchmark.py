@@ -80,7 +80,8 @@ def infer(model: nn.Module, clip: Dict[str, Any], form: str) -> Results:
                 pass  # masks are finished here
     finally:
         del model.linker.update  # the class's is seen again
-    return {"inference": [seen[0].class_probs, seen[0].masks]}
+    found = [seen[0].class_probs, seen[0].masks, seen[0].boxes]
+    return {"inference": [tensor for tensor in found if tensor is not None]}
 
 
 def learn(model: nn.Module, clip: Dict[str, Any], form: str) -> Results:

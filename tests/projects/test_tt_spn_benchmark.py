@@ -41,8 +41,8 @@ def model():
 def test_both_forms_infer_the_same(benchmark, model, size):
     clip, model = moving_squares(3, size=size), model.eval()
     room, plain = (benchmark.infer(model, clip, form) for form in ("room", "plain"))
-    probs, masks = room["inference"]
-    assert probs.shape == (4, 3, 5 + 4) and masks.std() > 0.01  # classes and boxes
+    probs, masks, boxes = room["inference"]
+    assert probs.shape == (4, 3, 5) and boxes.shape == (4, 3, 4) and masks.std() > 0.01
     assert benchmark.compare(plain, room)["inference"] < 1e-5
 
 
