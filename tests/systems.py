@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_CLASSES = 5
 
 # A new system adds its name here; the contract test then runs on configs/quick/<name>.yaml.
-META_ARCHS = ["sg_net", "efficient_vis", "tt_spn", "hitf"]
+META_ARCHS = ["sg_net", "efficient_vis", "tt_spn", "hitf", "ms_sts"]
 
 # Steps and learning rate that a system needs to learn one clip by heart, in less than a minute.
 OVERFIT = {
@@ -21,11 +21,13 @@ OVERFIT = {
     "efficient_vis": (120, 5e-4),
     "tt_spn": (160, 1e-3),
     "hitf": (80, 1e-3),
+    "ms_sts": (50, 1e-3),
 }
 
 # A model that takes no time, for tests that ask how and not how well.
 _ROOM = "MODEL.EFFICIENT_VIS."
 _TT_SPN = "MODEL.TT_SPN."
+_MS_STS = "MODEL.MS_STS."
 _NARROW = {
     "MODEL.RESNETS.NORM": "FrozenBN",  # frames of a batch do not look at each other
     # Deep and very narrow, which is faster than shallow, whose widths are fixed.
@@ -93,6 +95,24 @@ SMALLER = {
         "MODEL.HITF.ASPP_DROPOUT": 0.0,
         "MODEL.HITF.SEM_LOW_DIM": 8,
         "INPUT.CLIP.NUM_FRAMES": 3,
+    },
+    "ms_sts": {
+        **_NARROW,
+        f"{_MS_STS}HIDDEN_DIM": 32,
+        f"{_MS_STS}NHEADS": 2,
+        f"{_MS_STS}NUM_POINTS": 2,
+        f"{_MS_STS}FFN_DIM": 16,
+        f"{_MS_STS}DROPOUT": 0.0,
+        f"{_MS_STS}ENC_LAYERS": 1,
+        f"{_MS_STS}DEC_LAYERS": 2,
+        f"{_MS_STS}NUM_QUERIES": 6,
+        f"{_MS_STS}SPLIT_ATTN.DIM": 8,
+        f"{_MS_STS}SPLIT_ATTN.HEADS": 2,
+        f"{_MS_STS}SPLIT_ATTN.DROPOUT": 0.0,
+        f"{_MS_STS}SPLIT_ATTN.GATE_INIT": 1.0,
+        "INPUT.CLIP.NUM_FRAMES": 3,
+        "TEST.VIS.WINDOW": 3,
+        "TEST.VIS.STRIDE": 2,
     },
 }
 

@@ -34,7 +34,7 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.CLIP.NUM_FRAMES = 2
     # Which frames: KeyReference | AdjacentPair | Window | Neighbours | AllFrames | ClipPair
     # (two clips of one video, of NUM_FRAMES frames each) | CyclicWindow (frame 0 follows the last)
-    # | Past (a frame after those before it).
+    # | Past (a frame after those before it) | KeyAndFar (a frame, one on either side, others far).
     cfg.INPUT.CLIP.SAMPLER = "AdjacentPair"
     # Largest distance in frames between the key frame and the others (of a ClipPair: from the end
     # of one clip to the start of the other; of Past: from frame to frame, always).
@@ -49,8 +49,16 @@ def _add_input_keys(cfg: CN) -> None:
     # Leave training videos without any object out.
     cfg.INPUT.CLIP.FILTER_EMPTY = True
     # Probability, in [0, 1], that a training clip without any object is used; otherwise another one
-    # of the video is drawn, up to ten times.
+    # of the video is drawn, up to ten times. Also where a crop leaves nothing of the objects.
     cfg.INPUT.CLIP.KEEP_EMPTY = 1.0
+
+    # Before anything else a training clip is, with this probability in [0, 1], ...
+    cfg.INPUT.SIZED_CROP = CN()
+    cfg.INPUT.SIZED_CROP.PROB = 0.0
+    # ... resized, its shorter side to one of these numbers of pixels, and ...
+    cfg.INPUT.SIZED_CROP.MIN_SIZES = (400, 500, 600)
+    # ... cropped: width and height are each drawn from [low, high] pixels, or all there is.
+    cfg.INPUT.SIZED_CROP.SIDES = (384, 600)
 
 
 def _add_timm_keys(cfg: CN) -> None:
@@ -70,6 +78,8 @@ def _add_timm_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM.FREEZE_AT = 0
     # In the place of batch normalisation: "" or "BN" (stays), "FrozenBN", "SyncBN" or "GN".
     cfg.MODEL.TIMM.NORM = ""
+    # On top of every map given: "" or "LN", a layer normalisation over its channels.
+    cfg.MODEL.TIMM.OUT_NORM = ""
     # Probability that the last block is skipped in training (falling to 0 at the first), in [0, 1).
     cfg.MODEL.TIMM.DROP_PATH = 0.0
     # Recompute each block's activations in the backward pass: less memory, more time.
@@ -130,6 +140,9 @@ def _add_test_keys(cfg: CN) -> None:
 def _add_solver_keys(cfg: CN) -> None:
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Update the parameters with one kernel. On a CPU that is faster than one operation after the
+    # other; results differ by rounding.
+    cfg.SOLVER.FUSED = False
     # Of the schedule "WarmupPolyLR": the rate falls as (1 - iteration / MAX_ITER) ** POLY_LR_POWER.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     # Batches whose gradients are averaged before one optimizer step.

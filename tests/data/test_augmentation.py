@@ -135,3 +135,64 @@ def test_crop_comes_before_resize():
     augmentations = ClipAugmentation(make_cfg(*RANDOM)).geometric.augs
     kinds = [type(a) for a in augmentations]
     assert kinds == [T.RandomCrop, T.ResizeShortestEdge, T.RandomFlip]
+
+
+SIZED = [
+    "INPUT.SIZED_CROP.PROB", 1.0, "INPUT.SIZED_CROP.MIN_SIZES", (60, 80),
+    "INPUT.SIZED_CROP.SIDES", (48, 70),
+]  # fmt: skip
+
+
+def crops(*opts, draws=300):
+    """Sizes that clips of frames of 40 x 60 pixels get, without the last resize."""
+    frame, _ = marked_frame()
+    augmentation = ClipAugmentation(make_cfg(*SIZED, *opts))
+    rng = np.random.default_rng(0)
+    return [tuple(augmentation.draw(frame, 1, rng).image(frame, 0).shape[1:]) for _ in range(draws)]
+
+
+def test_sized_crop_resizes_first_and_draws_each_side_for_itself():
+    sizes = crops()
+    # 60 x 90 or 80 x 120 pixels: a side may be all there is, 60, or any number from 48 to 70.
+    assert {h for h, _ in sizes} == {w for _, w in sizes} == set(range(48, 71))
+    of_60 = crops("INPUT.SIZED_CROP.MIN_SIZES", (60,))
+    assert {h for h, _ in of_60} == set(range(48, 61)) and max(w for _, w in of_60) == 70
+    small = crops("INPUT.SIZED_CROP.MIN_SIZES", (30,))  # 30 x 45: nothing to crop
+    assert set(small) == {(30, 45)}
+
+
+def test_sized_crop_happens_as_often_as_the_key_says_and_before_the_last_resize():
+    opts = ["INPUT.SIZED_CROP.PROB", 0.5, "INPUT.MIN_SIZE_TRAIN", (32,)]
+    sizes = crops(*opts, draws=400)
+    assert {min(size) for size in sizes} == {32}
+    assert 150 < sum(size == (32, 48) for size in sizes) < 250  # 3 to 2 is not the shape of a crop
+    plain = crops("INPUT.SIZED_CROP.PROB", 0.0, draws=3)
+    assert plain == [(40, 60)] * 3
+
+
+def test_sized_crop_is_one_draw_per_clip_and_masks_follow():
+    frame, mask = marked_frame()
+    augmentation = ClipAugmentation(make_cfg(*SIZED, "INPUT.RANDOM_FLIP", "horizontal"))
+    for seed in range(20):
+        transform = augmentation.draw(frame, 3, np.random.default_rng(seed))
+        images = [transform.image(frame, t) for t in range(3)]
+        assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
+        moved = transform.masks(mask[None], 2)[0]
+        assert moved.shape == images[0].shape[1:]
+        assert ((images[0][0] > 127) != moved).float().mean() < 0.06
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("PROB", 1.5, r"SIZED_CROP.PROB is 1.5, expected a probability in \[0, 1\]"),
+        ("PROB", -0.5, "SIZED_CROP.PROB is -0.5"),
+        ("MIN_SIZES", (), r"SIZED_CROP.MIN_SIZES is \(\), expected numbers of pixels"),
+        ("MIN_SIZES", (0, 4), "SIZED_CROP.MIN_SIZES"),
+        ("SIDES", (600, 384), r"SIZED_CROP.SIDES is \(600, 384\), expected 0 < low <= high"),
+        ("SIDES", (600,), "SIZED_CROP.SIDES"),
+    ],
+)
+def test_bad_sized_crop_names_the_key(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        ClipAugmentation(make_cfg(*SIZED, f"INPUT.SIZED_CROP.{key}", value))

@@ -6,6 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from vis_d2.data import layouts
+from vis_d2.data.category_maps import COCO
 from vis_d2.data.datasets import builtin
 from vis_d2.data.datasets.builtin import SETS, locate, register_builtin
 from vis_d2.data.datasets.categories import OVIS, YTVIS_2019, YTVIS_2021
@@ -154,6 +155,20 @@ def test_coco_is_registered_with_the_classes_of_every_video_data_set(root, fresh
         assert images[0]["file_names"] == [str(root / "coco/train2017/000011.png")]
         found = [[classes[a["category_id"]] for a in i["annotations"][0]] for i in images]
         assert found == [["person"] * 2, ["motorbike"] * 2, [], ["person"], ["cat"]]
+
+
+def test_coco_with_its_own_classes_for_a_training_with_images_alone(root, fresh, coco):
+    metadata = MetadataCatalog.get("coco_2017_train_as_coco")
+    assert metadata.thing_classes == list(COCO.values())  # also without the data
+    assert metadata.thing_dataset_id_to_contiguous_id[90] == 79
+    (root / "coco" / "annotations").mkdir(parents=True)
+    (root / "coco" / "annotations" / "instances_train2017.json").write_text(json.dumps(coco))
+    (root / "coco" / "train2017").mkdir()
+    images = DatasetCatalog.get("coco_2017_train_as_coco")
+    found = [[a["category_id"] for a in i["annotations"][0]] for i in images]
+    # person 1, mouse 74, bicycle 2, motorcycle 4, cup 47, cat 17: all there, by contiguous id
+    assert found == [[0, 64, 0], [1, 3], [41], [0], [15]]
+    assert all(image["is_image"] for image in images)
 
 
 def test_images_have_the_classes_of_the_videos_that_are_there(root, fresh):

@@ -342,3 +342,60 @@ def test_keeping_every_clip_draws_no_further_random_number(videos):
             sampler=lambda length, rng: [0], augmentation=None, transform=None, keep_empty=share
         )._draw_frames(video, used)
         assert used.random() == np.random.default_rng(3).random()
+
+
+class Crops:
+    """An augmentation whose first ``misses`` crops leave no object in the picture."""
+
+    def __init__(self, misses):
+        self.misses = misses
+        self.draws = 0
+
+    def draw(self, image, num_frames, rng):
+        self.draws += 1
+        window = (0, 18, 32, 6) if self.draws <= self.misses else (0, 0, 32, 24)
+        return ClipTransform(T.TransformList([T.CropTransform(*window)]), (), "BGR")
+
+
+@pytest.mark.parametrize(
+    "keep_empty, misses, draws, left",
+    [(0.0, 0, 1, 2), (0.0, 3, 4, 2), (0.0, 50, 10, 0), (1.0, 3, 1, 0)],
+)
+def test_a_clip_whose_objects_are_cropped_away_is_drawn_again(
+    videos, keep_empty, misses, draws, left
+):
+    crops = Crops(misses)
+    fixed = TestFrameTransform(min_size=0, max_size=100, format="BGR")
+    mapper = ClipMapper(
+        sampler=ClipMapper(make_cfg(), True).sampler,
+        augmentation=crops,
+        transform=fixed,
+        keep_empty=keep_empty,
+    )
+    rng = np.random.default_rng(0)
+    clip = mapper(videos[0], rng)
+    assert (crops.draws, len(clip["instances"][0])) == (draws, left)
+    if draws == 1:  # nobody asked for a number: other clips of the same seed stay as they are
+        assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_a_share_of_the_clips_that_a_crop_empties_is_kept(videos):
+    fixed = TestFrameTransform(min_size=0, max_size=100, format="BGR")
+    kept = 0
+    for seed in range(100):
+        crops = Crops(50)
+        sampler = ClipMapper(make_cfg(), True).sampler
+        mapper = ClipMapper(sampler=sampler, augmentation=crops, transform=fixed, keep_empty=0.5)
+        mapper(videos[0], np.random.default_rng(seed))
+        kept += crops.draws == 1
+    assert 35 < kept < 65
+
+
+def test_frames_that_show_nothing_are_not_cropped_again(videos):
+    crops = Crops(50)
+    fixed = TestFrameTransform(min_size=0, max_size=100, format="BGR")
+    mapper = ClipMapper(
+        sampler=lambda length, rng: [0], augmentation=crops, transform=fixed, keep_empty=0.0
+    )
+    mapper(videos[1], np.random.default_rng(0))  # of which frame 0 is empty
+    assert crops.draws == 1

@@ -1,3 +1,6 @@
+from collections import Counter
+from itertools import combinations
+
 import numpy as np
 import pytest
 from detectron2.config import CfgNode
@@ -9,6 +12,7 @@ from vis_d2.data.frame_sampler import (
     AllFrames,
     ClipPair,
     CyclicWindow,
+    KeyAndFar,
     KeyReference,
     Neighbours,
     Past,
@@ -188,6 +192,66 @@ def test_past_ends_at_every_frame_equally_often():
     }  # fmt: skip
 
 
+@fast
+@given(lengths, st.integers(3, 8), st.integers(1, 3), seeds)
+def test_key_and_far_has_a_close_triple_and_the_rest_outside_of_it(length, count, reach, seed):
+    frames = KeyAndFar(num_frames=count, max_distance=reach)(length, np.random.default_rng(seed))
+    assert len(frames) == count and frames == sorted(frames)
+    assert 0 <= frames[0] and frames[-1] < length
+    if count <= length // 3:  # the rest is long enough: only the first and the latest come again
+        most = np.bincount(frames)
+        assert (most > 1).sum() <= 2 and most.max() <= 3
+
+
+def test_key_and_far_by_hand():
+    sampler = KeyAndFar(num_frames=3, max_distance=1)
+    assert {tuple(f) for f in draws(sampler, 4)} == {(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 3)}
+    found = {tuple(f) for f in draws(KeyAndFar(num_frames=4, max_distance=1), 4, 500)}
+    assert found == {
+        (0, 0, 1, 1), (0, 0, 1, 2), (0, 0, 1, 3),  # key 0; 1, the latest, comes again, or 2, or 3
+        (0, 1, 2, 2), (0, 1, 2, 3),                # key 1
+        (0, 1, 2, 3), (1, 2, 3, 3),                # key 2
+        (0, 2, 3, 3), (1, 2, 3, 3), (2, 3, 3, 3),  # key 3, which is its own later neighbour
+    }  # fmt: skip
+
+
+def test_key_and_far_takes_every_far_frame_equally_often_and_none_twice():
+    expected = Counter()
+    for key in range(7):
+        low, high = max(key - 1, 0), min(key + 1, 6)
+        pairs = list(combinations([t for t in range(7) if t < low or t >= high], 2))
+        for pair in pairs:
+            expected[tuple(sorted([low, key, high, *pair]))] += 1 / 7 / len(pairs)
+    found = Counter(map(tuple, draws(KeyAndFar(num_frames=5, max_distance=1), 7, 10000)))
+    assert set(found) == set(expected)
+    assert all(abs(found[f] / 10000 - share) < 0.012 for f, share in expected.items())
+
+
+def test_key_and_far_reaches_its_neighbours_up_to_the_distance_on_each_side():
+    triples = draws(KeyAndFar(num_frames=3, max_distance=3), 40, 3000)
+    inner = [f for f in triples if 3 <= f[1] < 37]
+    for side in (0, 1):
+        steps = np.bincount([f[side + 1] - f[side] for f in inner])
+        assert len(steps) == 4 and steps[0] == 0 and steps[1:].min() > 0.28 * len(inner)
+    keys = np.bincount([f[1] for f in triples], minlength=40)
+    assert keys.min() > 40  # 75 each
+
+
+@pytest.mark.parametrize(
+    "length, count, times",
+    [(1, 5, {5}), (2, 5, {2, 3}), (3, 8, {1, 2, 3, 4}), (2, 9, {4, 5})],
+)
+def test_key_and_far_in_a_video_that_is_too_short(length, count, times):
+    for frames in draws(KeyAndFar(num_frames=count, max_distance=3), length, 100):
+        assert len(frames) == count and set(frames) == set(range(length))
+        assert set(np.bincount(frames).tolist()) <= times
+
+
+def test_key_and_far_needs_three_frames():
+    with pytest.raises(ValueError, match="NUM_FRAMES is 2, but KeyAndFar gives at least 3 frames"):
+        KeyAndFar(num_frames=2, max_distance=3)
+
+
 def test_all_frames():
     assert AllFrames()(4, np.random.default_rng(0)) == [0, 1, 2, 3]
 
@@ -204,6 +268,7 @@ def test_all_frames():
         Strided(sampler=Window(num_frames=3), step=4),
         CyclicWindow(num_frames=2),
         Past(num_frames=3),
+        KeyAndFar(num_frames=5, max_distance=3),
     ],
 )
 def test_video_without_frames_is_an_error_and_the_generator_decides(sampler):
@@ -252,6 +317,7 @@ def clip_cfg(sampler: str, num_frames: int = 2, reach: int = 3, stride: int = 1)
         ("ClipPair", ClipPair, {"num_frames": 5, "max_gap": 3}),
         ("CyclicWindow", CyclicWindow, {"num_frames": 5}),
         ("Past", Past, {"num_frames": 5, "step": 3}),
+        ("KeyAndFar", KeyAndFar, {"num_frames": 5, "max_distance": 3}),
     ],
 )
 def test_config_chooses_the_sampler(name, kind, fields):
@@ -274,6 +340,7 @@ def test_config_thins_the_video_out():
         (clip_cfg("Window", 0), "NUM_FRAMES is 0, expected at least 1"),
         (clip_cfg("Window", 2, 0), "RANGE is 0, expected at least 1"),
         (clip_cfg("Window", stride=0), "FRAME_STRIDE is 0, expected at least 1"),
+        (clip_cfg("KeyAndFar", 2), "NUM_FRAMES is 2, but KeyAndFar gives at least 3"),
         (clip_cfg("AdjacentPair", 3, stride=2), "NUM_FRAMES is 3, but AdjacentPair gives 2"),
     ],
 )

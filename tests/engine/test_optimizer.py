@@ -134,13 +134,16 @@ def test_a_row_clips_its_parameters_together_and_the_rest_is_clipped_as_configur
     assert norms["head"] == pytest.approx(1.0, rel=1e-4)
 
 
-def test_steps_equal_those_of_torch() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_equal_those_of_torch(fused: bool) -> None:
     for name, reference in (("SGD", torch.optim.SGD), ("AdamW", torch.optim.AdamW)):
         model, twin = Net(), Net()
         twin.load_state_dict(model.state_dict())
         opts = ("SOLVER.WEIGHT_DECAY_NORM", 0.01, "SOLVER.WEIGHT_DECAY_BIAS", 0.01)
+        opts += ("SOLVER.FUSED", fused)
         ours, _ = build((), "SOLVER.OPTIMIZER", name, *opts, model=model)
         extra = {"momentum": 0.9} if name == "SGD" else {}
+        assert ours.defaults["fused"] == (fused or None)
         theirs = reference(twin.parameters(), lr=0.1, weight_decay=0.01, **extra)
         for _ in range(2):
             for net, optimizer in ((model, ours), (twin, theirs)):

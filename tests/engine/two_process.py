@@ -36,6 +36,8 @@ def quick_cfg(path: str) -> CfgNode:
     if cfg.MODEL.META_ARCHITECTURE == "HITF":
         cfg.MODEL.RESNETS.NORM = "FrozenBN"  # too narrow for 32 groups
         cfg.MODEL.HITF.ATTN_NORM = "scaled_ln"
+    if cfg.MODEL.META_ARCHITECTURE == "MSSTS":  # learn from the discriminator at once
+        cfg.MODEL.MS_STS.ADV.RAMP_ITERS = 0
     if cfg.MODEL.META_ARCHITECTURE == "TTSPN":  # its clips have as many frames as its queries
         cfg.merge_from_list(["INPUT.CLIP.NUM_FRAMES", 2, "TEST.VIS.WINDOW", 2])
     return cfg

@@ -10,7 +10,8 @@ from hitf_parts import build
 from torch import nn
 
 from systems import moving_squares
-from vis_d2.meta_arch.hitf.norms import ChannelNorm, Norms, Scaled, batch_norm_name
+from vis_d2.layers import ChannelNorm
+from vis_d2.meta_arch.hitf.norms import Norms, Scaled, batch_norm_name
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vis_d2.inference import stream
 from vis_d2.modeling import ClipLinker, ClipTracks, LinkedFrame, LinkerMemory
+from vis_d2.modeling.clip_linker import _mean_iou
 
 WIDTH = 8
 NOWHERE = (0, 0)
@@ -172,6 +173,74 @@ def test_a_frame_that_is_empty_in_one_window_counts():
     first, second = clip([[LEFT, NOWHERE, LEFT]]), clip([[LEFT, LEFT, LEFT]])
     assert set(where(run(ClipLinker(overlap=2, threshold=0.5), first, second)[-1])) == {0}
     assert set(where(run(ClipLinker(overlap=2, threshold=0.51), first, second)[-1])) == {1}
+
+
+def uneven(*frames: Sequence[float]) -> ClipTracks:
+    """One slot with these probabilities of a frame's pixels."""
+    masks = torch.tensor(frames).logit()[None, :, None]  # (T, w) -> (1, T, 1, w)
+    return ClipTracks(torch.full((1, len(frames), 1), 0.5), masks)
+
+
+def soft_iou(linker: ClipLinker, *clips: ClipTracks) -> float:
+    """Of the first track with the first slot of the last window."""
+    memory = linker.start()
+    for one in clips[:-1]:
+        _, memory = linker.update(memory, one)
+    return float(_mean_iou(memory, clips[-1], soft=True)[0, 0])
+
+
+def test_the_soft_iou_is_one_of_probabilities():
+    """Pixels .8 and .2 against .5 and .5: (.4 + .1) / (.9 + .6) = 1 / 3."""
+    linker = ClipLinker(overlap=1, soft=True)
+    assert soft_iou(linker, uneven([0.8, 0.2]), uneven([0.5, 0.5])) == pytest.approx(1 / 3)
+    # Even with itself less than 1: (.64 + .04) / (1.6 - .64 + .4 - .04).
+    assert soft_iou(linker, *[uneven([0.8, 0.2])] * 2) == pytest.approx(0.68 / 1.32)
+
+
+def test_the_soft_iou_is_a_mean_over_shared_frames():
+    """Frame 1: 1 / 3 as above; frame 2: .01 / .19 in both pixels."""
+    clips = uneven([0.8, 0.2], [0.1, 0.1]), uneven([0.5, 0.5], [0.1, 0.1])
+    expected = (1 / 3 + 0.01 / 0.19) / 2
+    assert soft_iou(ClipLinker(overlap=2, soft=True), *clips) == pytest.approx(expected)
+
+
+def test_a_track_has_the_probabilities_of_its_mean_logits():
+    """Windows 0 and 1 share frames 1 and 2, window 2 has frame 2 first: logits 2 and 0, mean 1."""
+    probs = torch.full((1, 3, 1), 0.5)
+    clips = [ClipTracks(probs, torch.full((1, 3, 1, 1), x)) for x in (2.0, 0.0, 0.0)]
+    linker = ClipLinker(overlap=2, soft=True)
+    (p, q) = torch.tensor([1.0, 0.0]).sigmoid().tolist()
+    seen_twice = p * q / (p + q - p * q)
+    seen_once = 0.25 / 0.75  # frame 3: logits 0 and 0
+    found = soft_iou(linker, *clips)
+    assert found == pytest.approx((seen_twice + seen_once) / 2)
+
+
+def test_soft_masks_link_what_is_hardly_there():
+    """No pixel is above one half, so that hard masks have nothing in common."""
+    clips = uneven([0.4, 0.01], [0.4, 0.01]), uneven([0.45, 0.01], [0.45, 0.01])
+    ids = {}
+    for soft in (False, True):
+        frames = run(ClipLinker(overlap=1, threshold=0.01, soft=soft), *clips)
+        ids[soft] = frames[-1].track_ids.tolist()
+    assert ids == {False: [1], True: [0]}
+
+
+def test_a_slot_that_is_not_shown_has_no_soft_mask():
+    first = still(LEFT, frames=2)
+    hidden = still(LEFT, frames=2, shown=[[False, True]])
+    frames = run(ClipLinker(overlap=1, threshold=0.01, soft=True), first, hidden)
+    assert frames[-1].track_ids.tolist() == [1]
+    frames = run(ClipLinker(overlap=1, threshold=0.01, soft=True), first, first)
+    assert frames[-1].track_ids.tolist() == [0]
+
+
+def test_soft_masks_of_other_objects_do_not_decide():
+    """Slots change places; each has a little of the other everywhere."""
+    for logit in (1.0, 3.0):
+        clips = [still(LEFT, RIGHT, logit=logit), still(RIGHT, LEFT, logit=logit)]
+        frames = run(ClipLinker(overlap=1, threshold=0.01, soft=True), *clips)
+        assert [where(frame) for frame in frames] == [{0: LEFT, 1: RIGHT}] * 5
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1])

@@ -93,3 +93,15 @@ def test_a_line_through_points():
     line = fit([2, 3, 4], [30, 40, 50])
     assert line.at(36) == pytest.approx(370) and line.error < 1e-9
     assert fit([2, 3, 4], [30, 44, 50]).error > 0.03
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")  # torch calls them beta
+def test_a_sparse_tensor_counts_by_its_parts():
+    values, places = torch.zeros(1000), torch.arange(1000, dtype=torch.int32)
+    ends = torch.tensor([0, 1000], dtype=torch.int32)
+    with LiveBytes() as memory:
+        sparse = torch.sparse_csr_tensor(ends, places, values, (1, 1000), check_invariants=False)
+        before = memory.peaks["forward"]
+        doubled = torch.sparse.sampled_addmm(sparse, torch.ones(1, 2), torch.ones(2, 1000), beta=0)
+        assert memory.peaks["forward"] - before >= 4000
+    assert (doubled.values() == 2).all()

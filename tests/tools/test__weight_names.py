@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 import torchvision
 
@@ -11,6 +12,7 @@ from vis_d2.tools._weight_names import (
     describe_settings,
     detect_source,
     mmdet_fpn_rules,
+    swin_rules,
     torch_resnet_rules,
 )
 
@@ -33,6 +35,29 @@ def test_every_tensor_of_torchvisions_resnet_finds_its_place():
     assert named["layer2.0.downsample.1.bias"] == "backbone.bottom_up.res3.0.shortcut.norm.bias"
     alone = renamed(["layer2.0.bn1.bias", "conv1.weight"], torch_resnet_rules("", "backbone."))
     assert alone == ["backbone.res3.0.conv1.norm.bias", "backbone.stem.conv1.weight"]
+
+
+def test_every_tensor_of_swin_goes_where_timm_itself_puts_it():
+    from timm.models.swin_transformer import checkpoint_filter_fn
+
+    args = {"embed_dim": 8, "num_heads": [1, 1, 2, 2], "depths": [2, 2, 2, 2]}
+    with torch.device("meta"):
+        model = timm.create_model("swin_tiny_patch4_window7_224", **args)
+    timms = [key for key in model.state_dict() if not key.startswith(("norm.", "head."))]
+    # The authors' names: the step between two stages belongs to the earlier one.
+    theirs = [
+        key.replace(f"layers.{s + 1}.down", f"layers.{s}.down")
+        for key in timms
+        for s in [int(key.split(".")[1]) - 1 if "downsample" in key else 9]
+    ]
+    assert "layers.0.downsample.reduction.weight" in theirs and theirs != timms
+    state = {key: model.state_dict()[key_of] for key, key_of in zip(theirs, timms)}
+    assert list(checkpoint_filter_fn(dict(state), model)) == timms
+    expected = ["backbone.body." + key.replace("layers.", "layers_") for key in timms]
+    found = renamed([f"net.0.{key}" for key in theirs], swin_rules(r"net\.0\."))
+    assert found == expected
+    norms = renamed(["norm0.weight", "norm3.bias"], swin_rules(""))
+    assert norms == ["backbone.out_norms.res2.weight", "backbone.out_norms.res5.bias"]
 
 
 def test_names_of_caffe2():

@@ -99,6 +99,8 @@ class ClipAugmentation:
         geometric = build_augmentation(cfg, is_train=True)
         if cfg.INPUT.CROP.ENABLED:
             geometric.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        if cfg.INPUT.SIZED_CROP.PROB:
+            geometric.insert(0, _sized_crop(cfg.INPUT.SIZED_CROP))
         return {
             "geometric": geometric,
             "photometric": cfg.INPUT.CLIP.PHOTOMETRIC,
@@ -155,6 +157,20 @@ class TestFrameTransform:
     def __call__(self, frame: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 BGR -> (3, h, w) uint8 in the model's channel order."""
         return to_tensor(self.resize.get_transform(frame).apply_image(frame), self.format)
+
+
+def _sized_crop(node: CfgNode) -> T.Augmentation:
+    """With probability ``PROB``: a resize and a crop by numbers of pixels. See the config keys."""
+    for key, sound, expected in (
+        ("PROB", 0.0 <= node.PROB <= 1.0, "a probability in [0, 1]"),
+        ("MIN_SIZES", min(node.MIN_SIZES, default=0) > 0, "numbers of pixels, at least one"),
+        ("SIDES", len(node.SIDES) == 2 and 0 < node.SIDES[0] <= node.SIDES[-1], "0 < low <= high"),
+    ):
+        if not sound:
+            raise ValueError(f"INPUT.SIZED_CROP.{key} is {node[key]}, expected {expected}")
+    resize = T.ResizeShortestEdge(node.MIN_SIZES, sample_style="choice")
+    crop = T.RandomCrop("absolute_range", node.SIDES)
+    return T.RandomApply(T.AugmentationList([resize, crop]), node.PROB)
 
 
 def to_tensor(image: np.ndarray, format: str) -> Tensor:

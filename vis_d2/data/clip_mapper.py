@@ -34,7 +34,8 @@ class ClipMapper:
         augmentation: changes training clips. None for inference.
         transform: the frame transform of inference.
         prefetch: frames decoded ahead during inference; 0 = no thread.
-        keep_empty: probability that a training clip without objects is used as it was drawn.
+        keep_empty: probability that a training clip without objects is used as it was drawn, be
+            it that the frames show none or that the transform leaves nothing of them.
         pseudo_clip: makes training clips of images. None where there are none.
 
     Raises:
@@ -101,6 +102,16 @@ class ClipMapper:
             return {**clip, "frame_indices": list(range(len(frames))), "image": frames}
         if rng is None:
             rng = np.random.default_rng(np.random.randint(2**31, size=4))
+        for _ in range(MOST_DRAWS):
+            drawn = self._draw_clip(video, rng)
+            # Frames that show nothing have been accepted already; this is about crops.
+            lost = not len(drawn["instances"][0]) and _shows(video, drawn["frame_indices"])
+            if not lost or self._keeps_empty(rng):
+                break
+        return {**clip, **drawn}
+
+    def _draw_clip(self, video: Mapping[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
+        """The part of a training clip that is drawn: frame indices, images, instances."""
         is_image = video.get("is_image", False)
         indices = self._copies(video, rng) if is_image else self._draw_frames(video, rng)
         shown = [0] * len(indices) if is_image else indices
@@ -112,16 +123,18 @@ class ClipMapper:
         annotations = {t: video["annotations"][t] for t in decoded}
         size = (video["height"], video["width"])
         instances = _annotate(annotations, shown, size, transform, images[0].shape[-2:])
-        return {**clip, "frame_indices": indices, "image": images, "instances": instances}
+        return {"frame_indices": indices, "image": images, "instances": instances}
 
     def _draw_frames(self, video: Mapping[str, Any], rng: np.random.Generator) -> List[int]:
         for _ in range(MOST_DRAWS):
             indices = self.sampler(video["length"], rng)
-            shown = any(not a["iscrowd"] for t in indices for a in video["annotations"][t])
-            # No number is drawn for a clip with objects, nor where every clip is kept.
-            if shown or self.keep_empty >= 1 or rng.random() < self.keep_empty:
+            if _shows(video, indices) or self._keeps_empty(rng):
                 break
         return indices
+
+    def _keeps_empty(self, rng: np.random.Generator) -> bool:
+        # No number is drawn where every clip is kept, and none for a clip with objects.
+        return self.keep_empty >= 1 or rng.random() < self.keep_empty
 
     def _copies(self, image: Mapping[str, Any], rng: np.random.Generator) -> List[int]:
         """Positions in the clip of an image: as many as the sampler takes of a video."""
@@ -132,6 +145,12 @@ class ClipMapper:
             )
         # All different: a frame that is there twice stands for a video that is too short.
         return list(range(len(self.sampler(self.pseudo_clip.num_frames, rng))))
+
+
+def _shows(video: Mapping[str, Any], indices: Sequence[int]) -> bool:
+    """Whether these frames (of an image: its only one) show an object that is no crowd."""
+    frames = [0] if video.get("is_image", False) else indices
+    return any(not a["iscrowd"] for t in frames for a in video["annotations"][t])
 
 
 def _transform(

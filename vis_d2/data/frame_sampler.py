@@ -16,6 +16,7 @@ __all__ = [
     "ClipPair",
     "CyclicWindow",
     "FrameSampler",
+    "KeyAndFar",
     "KeyReference",
     "Neighbours",
     "Past",
@@ -211,8 +212,57 @@ class CyclicWindow:
         return [(last - back) % length for back in reversed(range(self.num_frames))]
 
 
+class KeyAndFar:
+    """A key frame, a frame close to it on either side, and frames from the rest of the video.
+
+    The rest is drawn without replacement from the frames before the earliest of these three and
+    from the latest of them on: **the latest itself can come twice**, as in the training that this
+    repeats. At either end of the video a close frame is the key itself. Where the rest is too
+    short, the whole video is drawn from, every frame as often as any other, give or take one.
+
+    Args:
+        num_frames: frames of the clip, >= 3.
+        max_distance: largest distance of the two close frames from the key, >= 1.
+
+    Raises:
+        ValueError: fewer than three frames.
+    """
+
+    def __init__(self, *, num_frames: int, max_distance: int) -> None:
+        if num_frames < 3:
+            raise ValueError(
+                f"INPUT.CLIP.NUM_FRAMES is {num_frames}, but KeyAndFar gives at least 3 frames"
+            )
+        self.num_frames = num_frames
+        self.max_distance = max_distance
+
+    def __call__(self, length: int, rng: np.random.Generator) -> List[int]:
+        _check_length(length)
+        key = int(rng.integers(length))
+        before, after = rng.integers(1, self.max_distance + 1, 2).tolist()
+        low, high = max(key - before, 0), min(key + after, length - 1)
+        rest = [*range(low), *range(high, length)]
+        count = self.num_frames - 3
+        if len(rest) < count:
+            rounds, missing = divmod(count, length)
+            rest = list(range(length))
+            far = rest * rounds + rng.choice(rest, size=missing, replace=False).tolist()
+        else:
+            far = rng.choice(rest, size=count, replace=False).tolist()
+        return sorted([low, key, high, *far])
+
+
 FrameSampler = Union[
-    Window, KeyReference, Neighbours, AdjacentPair, AllFrames, ClipPair, CyclicWindow, Past, Strided
+    Window,
+    KeyReference,
+    Neighbours,
+    AdjacentPair,
+    AllFrames,
+    ClipPair,
+    CyclicWindow,
+    Past,
+    KeyAndFar,
+    Strided,
 ]
 
 
@@ -233,6 +283,7 @@ def build_sampler(cfg: CfgNode) -> FrameSampler:
         "ClipPair": lambda: ClipPair(num_frames=clip.NUM_FRAMES, max_gap=clip.RANGE),
         "CyclicWindow": lambda: CyclicWindow(num_frames=clip.NUM_FRAMES),
         "Past": lambda: Past(num_frames=clip.NUM_FRAMES, step=clip.RANGE),
+        "KeyAndFar": lambda: KeyAndFar(num_frames=clip.NUM_FRAMES, max_distance=clip.RANGE),
     }
     if clip.SAMPLER not in samplers:
         raise ValueError(

@@ -45,12 +45,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     rules = [dict(rule) for rule in cfg.SOLVER.PARAM_GROUPS]
     _check_rules(rules, model, name)
     groups = _merge_groups(_parameter_settings(cfg, model, rules))
+    extra: Dict[str, Any] = {"fused": True} if cfg.SOLVER.FUSED else {}  # False is no default
     if name == "SGD":
-        extra = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+        extra.update(momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
         return _with_clipping(torch.optim.SGD, _make_clipper(cfg))(groups, **extra)
-    # torch groups a GPU's parameters by itself; a CPU's would be updated in ten calls each.
-    on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
-    extra = {"fused": True} if on_cpu else {}
     return _with_clipping(torch.optim.AdamW, _make_clipper(cfg))(groups, **extra)
 
 

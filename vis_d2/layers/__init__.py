@@ -1,7 +1,9 @@
 """Neural-network blocks that know nothing of videos, boxes or losses."""
 
+from .channel_norm import ChannelNorm
 from .checkpointing import checkpointed, frozen_statistics, recompute_blocks
 from .mlp import MLP, activation_function
+from .ms_deform_attn import MSDeformAttn, ms_deform_attn
 from .position_encoding import sine_encoding
 from .transformer import (
     DecoderLayer,
@@ -13,9 +15,11 @@ from .transformer import (
 )
 
 __all__ = [
+    "ChannelNorm",
     "DecoderLayer",
     "EncoderLayer",
     "MLP",
+    "MSDeformAttn",
     "MultiheadAttention",
     "TransformerDecoder",
     "TransformerEncoder",
@@ -23,6 +27,7 @@ __all__ = [
     "checkpointed",
     "frozen_statistics",
     "init_xavier",
+    "ms_deform_attn",
     "recompute_blocks",
     "sine_encoding",
 ]

@@ -6,6 +6,7 @@ from vis_d2.config import add_common_config
 
 from .efficient_vis.config import add_efficient_vis_config
 from .hitf.config import add_hitf_config
+from .ms_sts.config import add_ms_sts_config
 from .sg_net.config import add_sg_net_config
 from .tt_spn.config import add_tt_spn_config
 
@@ -24,3 +25,4 @@ def add_vis_config(cfg: CfgNode) -> None:
     add_efficient_vis_config(cfg)
     add_tt_spn_config(cfg)
     add_hitf_config(cfg)
+    add_ms_sts_config(cfg)

@@ -10,6 +10,8 @@ from .matching import Match, assign
 
 __all__ = ["ClipLinker", "ClipTracks", "HeldFrame", "LinkedFrame", "LinkerMemory"]
 
+SMALLEST = 1e-6  # pixels of a union
+
 
 @dataclass(frozen=True)
 class ClipTracks:
@@ -106,20 +108,26 @@ class ClipLinker:
     do not count; without any other frame it is 0. Pairs below the threshold, or with nothing in
     common, take no part. Other slots start tracks, other tracks end; no id is used again.
 
+    The soft IoU compares probabilities p and q instead: sum(p q) / sum(p + q - p q). It links
+    masks, too, that are hardly there in the shared frames; but no pair reaches 1, and a frame
+    without the object counts with little, so that its threshold is a low one.
+
     In a shared frame a track is the mean, over the windows that show it there, of class
     probabilities, mask logits and boxes; a track that no window shows there is left out.
 
     Args:
         overlap: frames shared with the window before, window - stride; 0: nothing is linked.
         threshold: least IoU of a link, in [0, 1].
+        soft: of probabilities, not of binary masks.
     """
 
-    def __init__(self, *, overlap: int, threshold: float = 0.1) -> None:
+    def __init__(self, *, overlap: int, threshold: float = 0.1, soft: bool = False) -> None:
         if overlap < 0 or not 0 <= threshold <= 1:
             found = f"overlap {overlap}, threshold {threshold}"
             raise ValueError(f"{found}: expected overlap >= 0 and threshold in [0, 1]")
         self.overlap = overlap
         self.threshold = threshold
+        self.soft = soft
 
     def start(self) -> LinkerMemory:
         """Memory of a video of which nothing was seen."""
@@ -160,7 +168,7 @@ class ClipLinker:
 
     def _link(self, memory: LinkerMemory, clip: ClipTracks) -> Match:
         """Rows of ``memory.alive`` and slots of the clip that are one object."""
-        iou = _mean_iou(memory, clip)
+        iou = _mean_iou(memory, clip, self.soft)
         # Too small an IoU must not decide, as part of a total, who gets the good pairs.
         iou = iou.masked_fill(iou < self.threshold, 0)
         tracks, slots = assign(-iou)
@@ -180,7 +188,7 @@ def _frame(clip: ClipTracks, t: int, ids: Tensor) -> HeldFrame:
     return HeldFrame(ids[rows], sums)
 
 
-def _mean_iou(memory: LinkerMemory, clip: ClipTracks) -> Tensor:
+def _mean_iou(memory: LinkerMemory, clip: ClipTracks, soft: bool) -> Tensor:
     """(A, N): live tracks against slots, see ``ClipLinker``; one product of matrices per frame."""
     total = torch.zeros(len(memory.alive), len(clip.masks), device=clip.masks.device)
     counted = torch.zeros_like(total)
@@ -188,13 +196,20 @@ def _mean_iou(memory: LinkerMemory, clip: ClipTracks) -> Tensor:
     with torch.autocast(clip.masks.device.type, enabled=False):
         for t, frame in enumerate(memory.frames):
             rows, tracks = (frame.track_ids[:, None] == memory.alive).nonzero().unbind(1)
-            now = (clip.masks[:, t] > 0).flatten(1).float()  # (N, h, w) -> (N, h * w)
+            now = _cover(clip.masks[:, t], soft)
             if clip.shown is not None:
                 now *= clip.shown[:, t, None]
             before = now.new_zeros(len(memory.alive), now.shape[1])
-            before[tracks] = (frame.sums[2][rows] > 0).flatten(1).float()  # -> (rows, h * w)
+            counts, sums = frame.sums[0][rows], frame.sums[2][rows]
+            before[tracks] = _cover(sums / counts.view(-1, 1, 1), soft)
             common = before @ now.t()
             union = before.sum(1)[:, None] + now.sum(1) - common
-            total += common / union.clamp(min=1)
+            total += common / union.clamp(min=SMALLEST)
             counted += union > 0
     return total / counted.clamp(min=1)
+
+
+def _cover(logits: Tensor, soft: bool) -> Tensor:
+    """How much of each pixel masks (n, h, w) cover, (n, h * w) float in [0, 1]."""
+    flat = logits.flatten(1)
+    return flat.float().sigmoid() if soft else (flat > 0).float()

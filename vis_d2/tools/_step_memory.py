@@ -76,7 +76,8 @@ class LiveBytes(TorchDispatchMode):
             result = function(*args, **kwargs)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._add(tensor)
+                for part in _strided(tensor):
+                    self._add(part)
         return result
 
     def _add(self, tensor: Tensor) -> None:
@@ -90,6 +91,13 @@ class LiveBytes(TorchDispatchMode):
 
     def _drop(self, key: int) -> None:
         self._now -= self._sizes.pop(key)
+
+
+def _strided(tensor: Tensor) -> Tuple[Tensor, ...]:
+    """What a tensor is made of: itself, or the parts of a sparse one."""
+    if tensor.layout != torch.sparse_csr:
+        return (tensor,)
+    return tensor.crow_indices(), tensor.col_indices(), tensor.values()
 
 
 def _zeros_like_result(function: Any, args: Tuple, kwargs: Dict) -> Any:
@@ -296,9 +304,14 @@ def _peak(fits: Dict[str, Line], fixed: int, frames: int) -> str:
 
 
 def memory_arguments(
-    description: Optional[str], size: Tuple[int, int], frames: Sequence[int]
+    description: Optional[str],
+    size: Tuple[int, int],
+    frames: Sequence[int],
+    choices: Sequence[str] = CHOICES,
 ) -> argparse.ArgumentParser:
-    """The options, with the size of the frames and the lengths of the clips to run."""
+    """The options, with the size of the frames, the lengths of the clips to run and what a model
+    can recompute.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -308,7 +321,7 @@ def memory_arguments(
     at = "frames to go to (INPUT.CLIP.NUM_FRAMES)"
     add("--at", type=int, nargs="+", metavar="T", help=at)
     add("--objects", type=int, default=4, help="in every frame (%(default)s)")
-    add("--recompute", nargs="+", choices=CHOICES, default=list(CHOICES), help="rows (all)")
+    add("--recompute", nargs="+", choices=choices, default=list(choices), help="rows (all)")
     add("--amp", nargs="+", choices=("off", "on"), default=["off", "on"], help="rows (both)")
     add("--compute", action="store_true", help="compute the products, too; the bytes are the same")
     add_config_arguments(parser)

@@ -71,6 +71,27 @@ def torch_resnet_rules(prefix: str, body: str = BODY) -> Rules:
     return stem + tuple(stages)
 
 
+def swin_rules(prefix: str, body: str = "backbone.body.", norms: str = "backbone.") -> Rules:
+    """Of a Swin transformer with the names of its authors, to timm's for several maps.
+
+    Its authors put the step to the next stage at the end of a stage, timm at the start.
+
+    Args:
+        prefix: of their names, an expression.
+        body: of our names of the model.
+        norms: of our names of its maps' normalisations, "norm0" to "norm3" of theirs.
+    """
+    rules: List[Tuple[str, str]] = [(prefix + r"(patch_embed\..*)", body + r"\1")]
+    for stage in range(4):
+        theirs = prefix + rf"layers\.{stage}\."
+        rules += [
+            (theirs + r"(blocks\..*)", body + rf"layers_{stage}.\1"),
+            (theirs + r"(downsample\..*)", body + rf"layers_{stage + 1}.\1"),
+            (prefix + rf"norm{stage}\.(.*)", norms + rf"out_norms.res{stage + 2}.\1"),
+        ]
+    return tuple(rules)
+
+
 def caffe2_resnet_rules() -> Rules:
     """Of a ResNet with the names of Caffe2, as MSRA's files have them."""
     norms = {

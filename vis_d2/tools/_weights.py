@@ -80,6 +80,8 @@ class Conversion:
         adapt: called with the renamed tensors, the model's and the class rows (our row -> theirs,
             or None); returns the tensors to go on with.
         remarks: lines about what a report leaves unsaid.
+        no_object: the class outputs have a row for it behind those of the classes; False: sigmoids,
+            to which a file's row of no object is of no use.
     """
 
     sources: Mapping[str, Source]
@@ -88,6 +90,7 @@ class Conversion:
     check: Optional[Callable[[Sequence[str]], None]] = None
     adapt: Optional[Callable[[State, Mapping[str, Tensor], ClassRows], State]] = None
     remarks: Callable[[LoadReport], List[str]] = _no_remarks
+    no_object: bool = True
 
 
 def weights_parser(description: str, sources: Iterable[str]) -> argparse.ArgumentParser:
@@ -159,6 +162,8 @@ def run_conversion(args: argparse.Namespace, cfg: CfgNode, conversion: Conversio
         args.classes, identity["thing_classes"], identity["num_classes"], max(counts, default=0)
     )
     rows = class_rows(chosen)
+    if rows is not None and not conversion.no_object:
+        rows = {ours: theirs for ours, theirs in rows.items() if ours < identity["num_classes"]}
 
     def adapt(renamed: State) -> State:
         return conversion.adapt(renamed, model_state, rows) if conversion.adapt else renamed

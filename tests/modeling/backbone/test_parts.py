@@ -1,5 +1,6 @@
 """Backbones over clips."""
 
+import copy
 from typing import Dict
 
 import pytest
@@ -40,6 +41,31 @@ def test_training_sees_the_whole_batch():
     backbone = Two().train()
     clip_features(backbone, torch.randn(5, 3, 16, 24))
     assert backbone.asked == [5]
+
+
+@pytest.mark.parametrize("layer, asked", [(nn.BatchNorm2d(4), [8]), (nn.Identity(), [6, 2])])
+def test_recomputing_gives_the_same_gradients(layer, asked):
+    """All frames at once where the batch's statistics count; each part runs a second time."""
+    torch.manual_seed(0)
+    plain = Two().train()
+    plain.layer[1] = layer
+    backbone, frames = copy.deepcopy(plain), torch.randn(8, 3, 16, 24)
+    for net, recompute in ((plain, False), (backbone, True)):
+        maps = clip_features(net, frames, recompute)
+        sum((m**2).sum() for m in maps.values()).backward()
+    assert plain.asked == [8]
+    assert backbone.asked == asked + asked[::-1]
+    for a, b in zip(plain.parameters(), backbone.parameters()):
+        torch.testing.assert_close(a.grad, b.grad)
+    for a, b in zip(plain.buffers(), backbone.buffers()):
+        assert torch.equal(a, b)
+
+
+def test_there_is_nothing_to_recompute_without_gradients():
+    backbone = Two().eval()
+    with torch.no_grad():
+        clip_features(backbone, torch.randn(5, 3, 16, 24), recompute=True)
+    assert backbone.asked == [2, 2, 1]
 
 
 @pytest.mark.parametrize("system", ["efficient_vis", "tt_spn"])

@@ -196,6 +196,34 @@ def test_the_deepest_map_of_a_stride_has_its_name():
     assert torch.equal(maps["res4"], last[0][:, 1:].transpose(1, 2).reshape(1, 12, 4, 6))
 
 
+@pytest.mark.parametrize("name", TOYS)
+def test_a_normalisation_for_every_map(name):
+    maps = ["res3", "res5"]
+    plain = build(name, OUT_FEATURES=maps).eval()
+    normed = build(name, OUT_FEATURES=maps, OUT_NORM="LN").eval()
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    own = set(normed.state_dict()) - set(plain.state_dict())
+    assert own == {f"out_norms.{m}.{part}" for m in maps for part in ("weight", "bias")}
+    torch.nn.init.normal_(normed.out_norms["res5"].weight)
+    torch.nn.init.normal_(normed.out_norms["res5"].bias)
+    found = run(normed, 64, 96)
+    for m, raw in run(plain, 64, 96).items():
+        assert found[m].is_contiguous()
+        mean = raw.mean(dim=1, keepdim=True)  # over the channels of each cell, (B, C, h, w)
+        deviation = (raw.var(dim=1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        norm = normed.out_norms[m]
+        wanted = (raw - mean) / deviation * norm.weight[:, None, None] + norm.bias[:, None, None]
+        torch.testing.assert_close(found[m], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_maps_normalisation_learns_though_the_map_is_frozen():
+    backbone = build("swin_tiny_patch4_window7_224", FREEZE_AT=3, OUT_NORM="LN").train()
+    sum(m.square().sum() for m in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
+    assert all(p.grad is not None for p in backbone.out_norms.parameters())
+    assert not any(p.requires_grad for p in backbone.body.layers_1.parameters())
+    assert all(m.training for m in backbone.out_norms.values())
+
+
 @pytest.mark.parametrize(
     "name, freeze_at, prefixes",
     [
@@ -332,6 +360,7 @@ def test_pretrained_weights_are_asked_for(monkeypatch):
         ("twins_svt_small", {"FREEZE_AT": 1}, r"FREEZE_AT: .*res2.*found \['res1'\]"),
         ("twins_svt_small", {"NORM": "FrozenBN"}, "NORM: .*without batch norm.*FrozenBN"),
         ("resnet18", {"ARGS": {"depths": [1]}}, "MODEL.TIMM: resnet18 cannot be built.*depths"),
+        ("resnet18", {"OUT_NORM": "BN"}, "OUT_NORM: expected '' or 'LN', found 'BN'"),
         ("resnet18", {"DROP_PATH": 1.0}, r"DROP_PATH: .*\[0, 1\), found 1.0"),
         ("resnet18", {"DROP_PATH": 0.1, "NAME": "hrnet_w18_small"}, "DROP_PATH: .*expected 0"),
         ("vit_tiny_patch14_224", {"NAME": "vit_small_patch14_dinov2"}, "NAME: .*found 14"),

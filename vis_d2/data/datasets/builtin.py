@@ -2,7 +2,7 @@
 
 import os
 from functools import partial
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from detectron2.data import DatasetCatalog
 
@@ -27,11 +27,12 @@ SETS: Dict[str, _Set] = {
     "ovis": _Set(FOLDERS["ovis"], OVIS, ("train", "val")),
 }
 
-# COCO's images with the classes of a video data set -> the category map.
-IMAGE_MAPS: Dict[str, str] = {
+# COCO's images with the classes of a video data set -> the category map; with their own: none.
+IMAGE_MAPS: Dict[str, Optional[str]] = {
     "ytvis_2019": "coco-to-ytvis2019",
     "ytvis_2021": "coco-to-ytvis2021",
     "ovis": "coco-to-ovis",
+    "coco": None,
 }
 
 
@@ -73,6 +74,7 @@ def register_builtin() -> None:
                 register_located_images(
                     name,
                     partial(_locate_coco, split),
-                    target=f"{target}_train",
+                    # detectron2's set knows the classes, with or without the data.
+                    target="coco_2017_train" if target == "coco" else f"{target}_train",
                     category_map=category_map,
                 )

@@ -6,9 +6,10 @@ import torch
 from detectron2.layers import get_norm
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-__all__ = ["ChannelNorm", "Norms", "Scaled", "batch_norm_name"]
+from vis_d2.layers import ChannelNorm
+
+__all__ = ["Norms", "Scaled", "batch_norm_name"]
 
 KINDS = ("BN", "GN", "LN")
 
@@ -73,15 +74,6 @@ class Norms:
         vectors have a spread of 1 already.
         """
         return self(1, scale) if self.kind == "BN" else ScalarAffine(scale)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of (B, C, h, w)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.movedim(1, -1)  # (B, C, h, w) -> (B, h, w, C)
-        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.movedim(-1, 1)
 
 
 class Scaled(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert
 
 from vis_d2.layers import checkpointed
@@ -38,7 +38,6 @@ from .mask_branch import MaskBranch
 __all__ = ["TTSPN", "TTSPNState"]
 
 Size = Tuple[int, int]
-FRAMES_AT_A_TIME = 6  # of the backbone, whose activations are recomputed
 
 
 @dataclass(frozen=True)
@@ -153,15 +152,8 @@ class TTSPN(base.VideoMetaArch):
 
     def _features(self, frames: Tensor) -> List[Tensor]:
         """Maps of frames (F, 3, H, W) at strides 4, 8, 16 and 32."""
-        if not self.recompute_backbone:
-            maps = clip_features(self.backbone, frames)
-            return [maps[name] for name in self.levels]
-        # Statistics of a batch would change with the number of frames in it.
-        norms = (nn.modules.batchnorm._BatchNorm,)
-        whole = any(isinstance(m, norms) and m.training for m in self.backbone.modules())
-        run = checkpointed(self.backbone, self.backbone)
-        parts = [run(part) for part in frames.split(len(frames) if whole else FRAMES_AT_A_TIME)]
-        return [torch.cat([part[name] for part in parts]) for name in self.levels]
+        maps = clip_features(self.backbone, frames, self.recompute_backbone)
+        return [maps[name] for name in self.levels]
 
     def _every_mask(self, states: ClipStates, maps: List[Tensor]) -> Tensor:
         """Masks of all slots of B clips, (B, N, T, h, w)."""

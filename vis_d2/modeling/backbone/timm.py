@@ -15,7 +15,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from vis_d2.layers import recompute_blocks
+from vis_d2.layers import ChannelNorm, recompute_blocks
 
 from .batch_norm import replace_batch_norm
 
@@ -30,7 +30,8 @@ class TimmBackbone(Backbone):
 
     A map is called after its stride, as detectron2's ResNet calls its own: ``res{n}`` has stride
     2^n, whatever the model calls that stage. Where a model has several maps of one stride, it is
-    the deepest. Maps are the stages' raw ones, without the classifier's final normalisation.
+    the deepest. Maps are the stages' raw ones, without the classifier's final normalisation; with
+    ``out_norm`` each has a normalisation of its own, ``out_norms.res{n}``.
 
     Weights are named ``body.<name>``, with the names of ``timm.create_model(name)``, except that
     timm joins the first two parts of names in its sequences of stages: ``layers.0.blocks`` of Swin
@@ -45,9 +46,12 @@ class TimmBackbone(Backbone):
         norm: what takes the place of batch normalisation: "" or "BN" (stays), "FrozenBN", "SyncBN"
             (both keep weights and statistics) or "GN" (32 groups, starts afresh).
         recompute: recompute the blocks' activations in the backward pass instead of storing them.
+        out_norm: "LN": a layer normalisation over the channels of every map, whose weights are not
+            frozen with the map's and are not the classifier's. "": none.
 
     Raises:
-        ValueError: a map or ``norm`` that the model does not have, or no blocks to recompute.
+        ValueError: a map, ``norm`` or ``out_norm`` that the model does not have, or no blocks to
+            recompute.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
         norm: str = "",
         recompute: bool = False,
+        out_norm: str = "",
     ) -> None:
         super().__init__()
         from timm.models._features import FeatureGetterNet
@@ -75,6 +80,7 @@ class TimmBackbone(Backbone):
         self._getter_indices = list(net.out_indices) if is_getter else None
         self._channels_last = not is_getter and getattr(net, "output_fmt", "NCHW") == "NHWC"
         self.body = replace_batch_norm(net.model if is_getter else net, norm)
+        self.out_norms = nn.ModuleDict(_map_norms(out_norm, self.output_shape()))
         self.freeze_at = freeze_at
         if freeze_at:
             _check_maps("FREEZE_AT", [f"res{freeze_at}"], found)
@@ -91,6 +97,8 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """(B, 3, H, W) -> the maps (B, C, h, w) by name."""
         maps = self._maps(x)
+        for name, norm in self.out_norms.items():
+            maps[name] = norm(maps[name]).contiguous()  # (B, C, h, w)
         return {name: maps[name] for name in self._out_features}
 
     def train(self, mode: bool = True) -> "TimmBackbone":
@@ -154,6 +162,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         freeze_at=node.FREEZE_AT,
         norm=node.NORM,
         recompute=node.RECOMPUTE,
+        out_norm=node.OUT_NORM,
     )
 
 
@@ -224,6 +233,12 @@ def _map_names(info: Any) -> Dict[str, int]:
             raise ValueError(f"MODEL.TIMM.NAME: expected strides 2, 4, 8, ..., found {stride}")
         names[f"res{stride.bit_length() - 1}"] = index
     return names
+
+
+def _map_norms(kind: str, shapes: Mapping[str, ShapeSpec]) -> Dict[str, nn.Module]:
+    if kind not in ("", "LN"):
+        raise ValueError(f"MODEL.TIMM.OUT_NORM: expected '' or 'LN', found {kind!r}")
+    return {name: ChannelNorm(shape.channels) for name, shape in shapes.items() if kind}
 
 
 def _check_maps(key: str, wanted: Sequence[str], names: Mapping[str, int]) -> None:
