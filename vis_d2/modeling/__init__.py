@@ -12,6 +12,7 @@ from .fcos import FCOSDetector, FCOSHead, FCOSOutputs, LocationGrid, conv_block,
 from .fcos_criterion import FCOSCriterion, Positives
 from .iteration import current_iteration
 from .key_check import KeyCheck
+from .linked_state import LinkedState
 from .losses import box_log_loss, dice_coefficient, global_mean, paired_giou, paired_iou
 from .matching import CostFn, Match, Outputs, assign, focal_cost, weighted_sum
 from .set_criterion import Completion, LossFn, SetCriterion
@@ -27,6 +28,7 @@ __all__ = [
     "FCOSOutputs",
     "KeyCheck",
     "LinkedFrame",
+    "LinkedState",
     "LinkerMemory",
     "LocationGrid",
     "LossFn",

@@ -1,6 +1,5 @@
 """MS-STS VIS: one query per object of a clip, attention over scales and frames, dynamic masks."""
 
-from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import torch
@@ -12,14 +11,13 @@ from torch import Tensor
 from vis_d2.modeling import (
     ClipLinker,
     ClipTracks,
-    LinkedFrame,
-    LinkerMemory,
+    LinkedState,
     Match,
     Outputs,
     SetCriterion,
     clip_features,
 )
-from vis_d2.structures import TrackletTargets, finish_masks, frame_sizes, valid_cells
+from vis_d2.structures import TrackletTargets, frame_sizes, valid_cells
 
 from .. import base
 from .build import (
@@ -39,26 +37,9 @@ from .kept import KeptQueries
 from .losses import MaskLosses
 from .mask_branch import MaskBranch
 
-__all__ = ["MSSTS", "MSSTSState"]
+__all__ = ["MSSTS"]
 
 Size = Tuple[int, int]
-
-
-@dataclass(frozen=True)
-class MSSTSState:
-    """What is remembered of a video between two windows.
-
-    Attributes:
-        output_size: (H, W) of the masks that come out.
-        image_size: (h, w) of the frames that the network sees; of the last window.
-        padded_size: the same with padding.
-        memory: tracks, and the frames that the next window sees again.
-    """
-
-    output_size: Size
-    image_size: Size
-    padded_size: Size
-    memory: LinkerMemory
 
 
 @META_ARCH_REGISTRY.register()
@@ -195,11 +176,13 @@ class MSSTS(base.VideoMetaArch):
         scene = Scene(chosen(images.tensor), memory, chosen(cells))
         return self.adversarial(self.discriminator, scene, pred, true)
 
-    def start(self, output_size: Size) -> MSSTSState:
+    def start(self, output_size: Size) -> LinkedState:
         """See ``VideoMetaArch.start``."""
-        return MSSTSState(output_size, output_size, output_size, self.linker.start())
+        return LinkedState.start(output_size, self.linker.start())
 
-    def step(self, images: ImageList, state: MSSTSState) -> Tuple[Iterable[Instances], MSSTSState]:
+    def step(
+        self, images: ImageList, state: LinkedState
+    ) -> Tuple[Iterable[Instances], LinkedState]:
         """See ``VideoMetaArch.step``. Masks are computed of the kept queries only."""
         states = self._states(images, batch=1)
         outputs = {**states.layers[-1], "size": frame_sizes(images, 1)}
@@ -209,26 +192,9 @@ class MSSTS(base.VideoMetaArch):
         # A class is one of the clip: (n, K) -> (n, T, K)
         clip = ClipTracks(probs[:, None].expand(-1, len(images), -1), masks)
         frames, memory = self.linker.update(state.memory, clip)
-        padded = tuple(images.tensor.shape[-2:])
-        state = MSSTSState(state.output_size, images.image_sizes[0], padded, memory)
-        return (self._finish(frame, state) for frame in frames), state
+        state = state.after(images, memory)
+        return map(state.finish, frames), state
 
-    def flush(self, state: MSSTSState) -> Iterable[Instances]:
+    def flush(self, state: LinkedState) -> Iterable[Instances]:
         """See ``VideoMetaArch.flush``."""
-        return (self._finish(frame, state) for frame in self.linker.flush(state.memory))
-
-    def _finish(self, frame: LinkedFrame, state: MSSTSState) -> Instances:
-        """Tracks of one frame at output size."""
-        masks = finish_masks(
-            frame.masks,
-            padded_size=state.padded_size,
-            image_size=state.image_size,
-            output_size=state.output_size,
-            threshold=0.0,
-        )
-        return Instances(
-            state.output_size,
-            track_ids=frame.track_ids,
-            class_probs=frame.class_probs,
-            pred_masks=masks,
-        )
+        return map(state.finish, self.linker.flush(state.memory))

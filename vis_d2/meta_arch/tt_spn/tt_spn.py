@@ -1,6 +1,5 @@
 """TT-SPN: twin transformers and sinusoidal heads, one sequence of queries for a whole clip."""
 
-from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import torch
@@ -15,12 +14,12 @@ from vis_d2.modeling import (
     ClipLinker,
     ClipTracks,
     LinkedFrame,
-    LinkerMemory,
+    LinkedState,
     Match,
     SetCriterion,
     clip_features,
 )
-from vis_d2.structures import TrackletTargets, finish_masks, frame_sizes, valid_cells
+from vis_d2.structures import TrackletTargets, frame_sizes, valid_cells
 
 from .. import base
 from .build import (
@@ -35,26 +34,9 @@ from .detector import ClipStates, SequenceDetector
 from .losses import log_quality, mask_losses, num_pairs
 from .mask_branch import MaskBranch
 
-__all__ = ["TTSPN", "TTSPNState"]
+__all__ = ["TTSPN"]
 
 Size = Tuple[int, int]
-
-
-@dataclass(frozen=True)
-class TTSPNState:
-    """What is remembered of a video between two windows.
-
-    Attributes:
-        output_size: (H, W) of the masks that come out.
-        image_size: (h, w) of the frames that the network sees; of the last window.
-        padded_size: the same with padding.
-        memory: tracks, and the frames that the next window sees again.
-    """
-
-    output_size: Size
-    image_size: Size
-    padded_size: Size
-    memory: LinkerMemory
 
 
 @META_ARCH_REGISTRY.register()
@@ -189,11 +171,13 @@ class TTSPN(base.VideoMetaArch):
         weights = self.criterion.weights
         return {"loss_mask": focal * weights["loss_mask"], "loss_dice": dice * weights["loss_dice"]}
 
-    def start(self, output_size: Size) -> TTSPNState:
+    def start(self, output_size: Size) -> LinkedState:
         """See ``VideoMetaArch.start``."""
-        return TTSPNState(output_size, output_size, output_size, self.linker.start())
+        return LinkedState.start(output_size, self.linker.start())
 
-    def step(self, images: ImageList, state: TTSPNState) -> Tuple[Iterable[Instances], TTSPNState]:
+    def step(
+        self, images: ImageList, state: LinkedState
+    ) -> Tuple[Iterable[Instances], LinkedState]:
         """See ``VideoMetaArch.step``. A window that is too short is repeated from its start."""
         length = len(images)
         repeat = None
@@ -218,33 +202,22 @@ class TTSPN(base.VideoMetaArch):
             masks = _box_masks(boxes, maps[0].shape[-2:]).float() - 0.5
         clip = ClipTracks(probs[slots], masks, shown[slots], boxes)
         frames, memory = self.linker.update(state.memory, clip)
-        padded = tuple(images.tensor.shape[-2:])
-        state = TTSPNState(state.output_size, images.image_sizes[0], padded, memory)
+        state = state.after(images, memory)
         return (self._finish(frame, state) for frame in frames), state
 
-    def flush(self, state: TTSPNState) -> Iterable[Instances]:
+    def flush(self, state: LinkedState) -> Iterable[Instances]:
         """See ``VideoMetaArch.flush``."""
         return (self._finish(frame, state) for frame in self.linker.flush(state.memory))
 
-    def _finish(self, frame: LinkedFrame, state: TTSPNState) -> Instances:
+    def _finish(self, frame: LinkedFrame, state: LinkedState) -> Instances:
         """Tracks of one frame at output size."""
-        result = Instances(state.output_size)
-        result.track_ids = frame.track_ids
-        result.class_probs = frame.class_probs
+        result = state.finish(frame)
         if frame.boxes is not None:
             height, width = state.output_size
             result.pred_boxes = Boxes(box_convert(frame.boxes, "cxcywh", "xyxy"))
             result.pred_boxes.scale(width, height)
             result.pred_boxes.clip(state.output_size)
-        if self.masks is not None:
-            result.pred_masks = finish_masks(
-                frame.masks,
-                padded_size=state.padded_size,
-                image_size=state.image_size,
-                output_size=state.output_size,
-                threshold=0.0,
-            )
-        else:
+        if self.masks is None:  # those of the frame are boxes in coarse cells
             result.pred_masks = _box_masks(frame.boxes, state.output_size)
         return result
 
