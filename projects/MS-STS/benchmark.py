@@ -37,10 +37,10 @@ from vis_d2.engine import build_checkpointer, prepare_config
 from vis_d2.layers import MSDeformAttn, ms_deform_attn
 from vis_d2.layers.ms_deform_attn_torch import by_grid_sample
 from vis_d2.meta_arch.ms_sts.split_attention import SplitAttention
-from vis_d2.modeling import ClipTracks
 from vis_d2.structures import frame_sizes
 from vis_d2.tools._config import load_config
 from vis_d2.tools._options import add_config_arguments, frame_size
+from vis_d2.tools._plain_forms import finish_window
 from vis_d2.tools._step_memory import LiveBytes
 from vis_d2.tools._synthetic import synthetic_frames
 from vis_d2.tools._timing import take_turns
@@ -202,23 +202,9 @@ def _sample(function: Callable, shapes: List[Size], *inputs: Tensor) -> Tensor:
 
 def infer(model: nn.Module, images: List[Tensor], form: Callable) -> List[Tensor]:
     """One window, finished: class probabilities and mask logits of the kept queries."""
-    seen: List[ClipTracks] = []
-    update = model.linker.update
-
-    def watched(memory: Any, tracks: ClipTracks) -> Any:
-        seen.append(tracks)
-        return update(memory, tracks)
-
-    model.linker.update = watched
-    try:
-        with torch.no_grad(), form(model):
-            state = model.start(tuple(images[0].shape[-2:]))
-            tracks, state = model.step(model.preprocess(images), state)
-            for _ in (*tracks, *model.flush(state)):
-                pass  # masks are finished here
-    finally:
-        del model.linker.update  # the class's is seen again
-    return [seen[0].class_probs, seen[0].masks]
+    with form(model):
+        tracks = finish_window(model, images)
+    return [tracks.class_probs, tracks.masks]
 
 
 def inference_case(model: nn.Module, frames: int, size: Size, args: argparse.Namespace) -> Dict:

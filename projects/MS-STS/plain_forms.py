@@ -1,54 +1,32 @@
 """Parts of MS-STS VIS in their plain form, for comparison: same weights, same values."""
 
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vis_d2.layers import MultiheadAttention
 from vis_d2.meta_arch.ms_sts import MSSTS
 from vis_d2.meta_arch.ms_sts.detector import ClipStates
 from vis_d2.meta_arch.ms_sts.split_attention import SplitAttention
 from vis_d2.modeling import Match, Outputs
+from vis_d2.tools._plain_forms import attend_with_matrix, attention_with_matrices
 
 Shapes = Sequence[Tuple[int, int]]
-
-
-def attend(
-    self: MultiheadAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    padding: Optional[Tensor] = None,
-) -> Tensor:
-    """``MultiheadAttention.forward`` with the matrices of queries times keys; no padding."""
-    q, k, v = [
-        # (n, L, d) -> (n, L, heads, d / heads) -> (n, heads, L, d / heads)
-        F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        for x, weight, bias in zip(
-            (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        )
-    ]
-    matrices = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)  # (n, heads, Q, L)
-    # (n, heads, Q, d / heads) -> (n, Q, d)
-    return self.out_proj((matrices @ v).transpose(1, 2).flatten(2))
 
 
 @contextmanager
 def matrices(module: nn.Module) -> Iterator[nn.Module]:
     """Attention with matrices, over all cells at once, within the ``with`` block."""
-    usual = MultiheadAttention.forward
     splits = [m for m in module.modules() if isinstance(m, SplitAttention)]
     cells = [split.cells for split in splits]
-    MultiheadAttention.forward = attend
     for split in splits:
         split.cells = 0
     try:
-        yield module
+        with attention_with_matrices():
+            yield module
     finally:
-        MultiheadAttention.forward = usual
         for split, count in zip(splits, cells):
             split.cells = count
 
@@ -74,7 +52,7 @@ def split_attention(module: SplitAttention, x: Tensor, shapes: Shapes) -> Tensor
     intra, inter = module.intra[0], module.inter[0]
     levels = []
     for u in raw:
-        a = intra.norm(u + attend(intra.attn, u, u, u))
+        a = intra.norm(u + attend_with_matrix(intra.attn, u, u, u))
         levels.append(a + intra.ffn(a))
     out = []
     for i, level in enumerate(levels):
@@ -84,7 +62,7 @@ def split_attention(module: SplitAttention, x: Tensor, shapes: Shapes) -> Tensor
             coarse = _enlarged(coarse, len(x), shapes[i + 1], shapes[i])
         tokens = torch.cat([fine, coarse], dim=1)  # (B * s, 2 T, d)
         n = inter.norm1(tokens)
-        found = tokens + inter.dropout(attend(inter.attn, n, n, n))
+        found = tokens + inter.dropout(attend_with_matrix(inter.attn, n, n, n))
         found = found[:, : fine.shape[1]]
         found = found + inter.ffn(inter.norm2(found))
         # (B * s, T, d) -> (B, s, T, d) -> (B, T, s, d)

@@ -32,9 +32,9 @@ from plain_forms import plain
 from torch import Tensor, nn
 
 from vis_d2.engine import build_checkpointer, prepare_config
-from vis_d2.modeling import ClipTracks
 from vis_d2.tools._config import load_config
 from vis_d2.tools._options import add_config_arguments, frame_size
+from vis_d2.tools._plain_forms import finish_window
 from vis_d2.tools._step_memory import make_clip
 from vis_d2.tools._synthetic import synthetic_frames
 from vis_d2.tools._timing import take_turns
@@ -64,23 +64,9 @@ def clip_cfg(args: argparse.Namespace) -> CfgNode:
 
 def infer(model: nn.Module, clip: Dict[str, Any], form: str) -> Results:
     """One window, finished."""
-    seen: List[ClipTracks] = []
-    update = model.linker.update
-
-    def watched(memory: Any, tracks: ClipTracks) -> Any:
-        seen.append(tracks)
-        return update(memory, tracks)
-
-    model.linker.update = watched
-    try:
-        with torch.no_grad(), FORMS[form](model):
-            size = tuple(clip["image"][0].shape[-2:])
-            tracks, state = model.step(model.preprocess(clip["image"]), model.start(size))
-            for _ in (*tracks, *model.flush(state)):
-                pass  # masks are finished here
-    finally:
-        del model.linker.update  # the class's is seen again
-    found = [seen[0].class_probs, seen[0].masks, seen[0].boxes]
+    with FORMS[form](model):
+        tracks = finish_window(model, clip["image"])
+    found = [tracks.class_probs, tracks.masks, tracks.boxes]
     return {"inference": [tensor for tensor in found if tensor is not None]}
 
 

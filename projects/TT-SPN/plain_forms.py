@@ -13,35 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from vis_d2.layers import MultiheadAttention
 from vis_d2.meta_arch.tt_spn import TTSPN
 from vis_d2.meta_arch.tt_spn.detector import ClipStates
 from vis_d2.meta_arch.tt_spn.mask_branch import MaskBranch
 from vis_d2.meta_arch.tt_spn.mask_head import MaskHead
-
-
-def attend(
-    self: MultiheadAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    padding: Optional[Tensor] = None,
-) -> Tensor:
-    """``MultiheadAttention.forward`` with all of queries times keys in memory."""
-    projected = []
-    for x, weight, bias in zip(
-        (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-    ):
-        # (B, L, C) -> (B, heads, L, C / heads)
-        y = F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1))
-        projected.append(y.transpose(1, 2))
-    q, k, v = projected
-    logits = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)  # (B, heads, Q, L)
-    if padding is not None:
-        logits = logits.masked_fill(padding[:, None, None], float("-inf"))
-    weights = F.dropout(logits.softmax(-1), self.dropout, self.training)
-    # (B, heads, Q, C / heads) -> (B, Q, C)
-    return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+from vis_d2.tools._plain_forms import attention_with_matrices
 
 
 class PlainMasks(nn.Module):
@@ -116,11 +92,11 @@ def _merge(x: Tensor, level: Tensor) -> Tensor:
 @contextmanager
 def plain(model: TTSPN) -> Iterator[TTSPN]:
     """The model with plain attention and plain masks, within the ``with`` block."""
-    attention, masks = MultiheadAttention.forward, model.masks
-    MultiheadAttention.forward = attend
+    masks = model.masks
     if masks is not None:
         model.masks = PlainMasks(masks)
     try:
-        yield model
+        with attention_with_matrices():
+            yield model
     finally:
-        MultiheadAttention.forward, model.masks = attention, masks
+        model.masks = masks

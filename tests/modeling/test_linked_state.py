@@ -20,6 +20,8 @@ def test_masks_leave_without_padding_at_output_size():
     assert torch.equal(found.class_probs, frame.class_probs)
     assert found.pred_masks.shape == (1, 8, 12) and found.pred_masks.dtype == torch.bool
     assert found.pred_masks[:, :, :6].all() and not found.pred_masks[:, :, 6:11].any()
+    own = torch.zeros(1, 8, 12, dtype=torch.bool)
+    assert state.finish(frame, own).pred_masks is own
 
 
 def test_the_next_window_brings_its_own_sizes_and_memory():

@@ -1,9 +1,10 @@
 """What a model of overlapping windows remembers of a video, and how its frames leave."""
 
 from dataclasses import dataclass, replace
-from typing import Tuple
+from typing import Optional, Tuple
 
 from detectron2.structures import ImageList, Instances
+from torch import Tensor
 
 from vis_d2.structures import finish_masks
 
@@ -40,18 +41,21 @@ class LinkedState:
         padded = tuple(images.tensor.shape[-2:])
         return replace(self, image_size=images.image_sizes[0], padded_size=padded, memory=memory)
 
-    def finish(self, frame: LinkedFrame) -> Instances:
+    def finish(self, frame: LinkedFrame, masks: Optional[Tensor] = None) -> Instances:
         """Ids, class probabilities and masks of one frame at output size.
 
-        The frame's masks are (n, h, w) logits of the padded frame, at any size.
+        Args:
+            frame: its masks are (n, h, w) logits of the padded frame, at any size.
+            masks: (n, H, W) bool at output size, to take instead.
         """
-        masks = finish_masks(
-            frame.masks,
-            padded_size=self.padded_size,
-            image_size=self.image_size,
-            output_size=self.output_size,
-            threshold=0.0,
-        )
+        if masks is None:
+            masks = finish_masks(
+                frame.masks,
+                padded_size=self.padded_size,
+                image_size=self.image_size,
+                output_size=self.output_size,
+                threshold=0.0,
+            )
         return Instances(
             self.output_size,
             track_ids=frame.track_ids,

@@ -17,7 +17,7 @@ SHARE_EPS = 1e-5  # least distance of a share from 0 and 1 before its logit
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:
-    """Logits of shares, finite at 0 and 1 as well."""
+    """Logits of shares, finite at 0 and 1 as well; ``torch.logit`` rounds 1 - eps before it."""
     x = x.clamp(0, 1)
     return (x.clamp(min=SHARE_EPS) / (1 - x).clamp(min=SHARE_EPS)).log()
 

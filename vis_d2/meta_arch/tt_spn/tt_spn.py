@@ -211,14 +211,14 @@ class TTSPN(base.VideoMetaArch):
 
     def _finish(self, frame: LinkedFrame, state: LinkedState) -> Instances:
         """Tracks of one frame at output size."""
-        result = state.finish(frame)
+        # Without mask branch the frame's masks are boxes in coarse cells.
+        masks = _box_masks(frame.boxes, state.output_size) if self.masks is None else None
+        result = state.finish(frame, masks)
         if frame.boxes is not None:
             height, width = state.output_size
             result.pred_boxes = Boxes(box_convert(frame.boxes, "cxcywh", "xyxy"))
             result.pred_boxes.scale(width, height)
             result.pred_boxes.clip(state.output_size)
-        if self.masks is None:  # those of the frame are boxes in coarse cells
-            result.pred_masks = _box_masks(frame.boxes, state.output_size)
         return result
 
 
